@@ -1,0 +1,87 @@
+#ifndef CFS_RPC_SESSION_H
+#define CFS_RPC_SESSION_H
+
+#include "rpc/call.h"
+
+/* A client's side of its session with the metadata servers: finds the leader,
+ * numbers commands, keeps them in order, sends again after a break what was not
+ * answered (the server answers a repeated number from its window of replies: nothing is
+ * done twice), renews the lease, acknowledges replies. This is the one layer that retries
+ * metadata calls.
+ *
+ * Sequence numbers start at 1. A command is outstanding from session_submit until its
+ * on_done; at most SESSION_WINDOW are, more wait here in order. Acknowledged is everything below
+ * the lowest number that is not yet *released*: the owner releases a number when
+ * its effect is safe with it (in the arena: when the kernel has been answered). */
+enum { SESSION_WINDOW = 1024, SESSION_RENEW_MS = 2000, SESSION_LEASE_MS = 10000 };
+
+struct session;
+
+struct command { /* the caller's memory until on_done */
+    uint64_t seq;        /* 0: the session assigns the next one at submit; else a repeat after a
+                            restart of the worker, submitted in ascending order before any new one */
+    struct buf ops;      /* packed Ops message (proto/meta.proto); owned by the command; stays
+                            until on_done */
+    void (*on_done)(struct command *c);
+    int rc;              /* 0, ERR_SESSION_ENDED, ERR_CANCELLED, ERR_DEADLINE with -o deadline */
+    struct bytes reply;  /* packed OpsReply; borrowed for the callback */
+    struct list node;    /* private */
+    uint64_t submitted_ms; /* private */
+    bool sent, given_up;   /* private */
+};
+
+struct session_events {
+    void (*on_state)(struct session *s, void *ctx); /* connected, suspended, ended: look */
+    /* Pushed by the server: lock grants, new tables (proto/methods.h, EVENT_*). */
+    void (*on_event)(struct session *s, uint16_t method, struct bytes body, void *ctx);
+};
+struct session_options {
+    const char *addresses; /* "host:port[,host:port...]" */
+    uint32_t deadline_ms;  /* 0 = hard: commands and reads wait without end */
+    const struct session_events *events;
+    void *ctx;
+};
+
+struct session *session_new(struct transport *t, const struct session_options *options);
+void session_free(struct session *s);
+
+/* A fresh session: sends a packed SessionOpen and calls back with the packed SessionOpenReply or
+ * the server's refusal (text in the reply's `text`). timeout_ms bounds it all. */
+void session_open(struct session *s, struct bytes packed_open, uint32_t timeout_ms,
+                  void (*on_done)(struct session *s, int rc, struct bytes reply, void *ctx),
+                  void *ctx);
+/* Goes on with a session that an earlier worker opened. */
+void session_resume(struct session *s, uint64_t session_id, uint64_t next_seq);
+
+/* Assigns cmd->seq before it returns, so the caller can publish it in the arena before anything is
+ * sent (sending happens from the loop). */
+void session_submit(struct session *s, struct command *cmd);
+void session_release_seq(struct session *s, uint64_t seq);
+/* Drops interest: on_done is not called; the number stays outstanding until answered, and is then
+ * released. The ops are moved away from the caller. */
+void session_abandon(struct session *s, struct command *cmd);
+
+/* A read (LOOKUP, READDIR ...): sent to the leader, repeated after a break, until it is answered.
+ * Same lifetime rules as struct call. */
+struct session_read {
+    uint16_t method;
+    struct bytes body; /* stays until on_done */
+    void (*on_done)(struct session_read *r);
+    int rc;
+    struct bytes reply;
+    struct list node;    /* private */
+    struct call call;    /* private */
+    struct session *session;
+    uint64_t started_ms;
+};
+void session_read_start(struct session *s, struct session_read *r);
+void session_read_cancel(struct session_read *r);
+
+uint64_t session_id(const struct session *s);
+uint64_t session_next_seq(const struct session *s);
+bool session_connected(const struct session *s);
+bool session_ended(const struct session *s);
+/* Commands and reads waiting or in flight. */
+unsigned session_outstanding(const struct session *s);
+
+#endif
