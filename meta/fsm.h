@@ -77,11 +77,32 @@ bool fsm_entry_frees(struct bytes entry);
  * the packed reply. An error is the caller's answer, not a failure of the replica. */
 int fsm_read(struct fsm *f, unsigned method, struct bytes request, struct buf *reply);
 
-/* For the leader's own plans (placement, garbage, status); same thread as apply. Packed messages of
- * proto/log.proto. */
+/* For the leader's own plans (placement, garbage, status); same thread as apply. Messages of
+ * proto/log.proto; the request may be empty. */
+enum fsm_query_what {
+    FSM_QUERY_SESSIONS = 1, /* QueryRequest, SessionList */
+    FSM_QUERY_GARBAGE = 2,  /* QueryRequest, GarbageList: dead ids to have deleted */
+    FSM_QUERY_COUNTERS = 3, /* -, FsmCounters */
+    FSM_QUERY_SERVERS = 4,  /* -, RegisteredList */
+    FSM_QUERY_TABLES = 5    /* -, TablesReply */
+};
 int fsm_query(struct fsm *f, unsigned what, struct bytes request, struct buf *reply);
 
 /* The whole state as one hash, in key order: replicas at equal index must agree. Slow: for tests. */
 int fsm_hash(struct fsm *f, uint64_t *out);
+
+/* Whether everything that is said twice agrees: references, extents, stripes, counters, names, link
+ * counts. Calls problem for each contradiction and returns how many there are, or a store's error. Slow. */
+int fsm_audit(struct fsm *f, void (*problem)(void *ctx, const char *text), void *ctx);
+
+/* Puts a header before a body: what is proposed. reign is 0 in ENTRY_LEAD and ENTRY_BOOTSTRAP. */
+struct fsm_entry_header {
+    uint8_t type;
+    uint16_t feature_level;
+    uint64_t time_ns;
+    uint64_t reign;
+};
+void fsm_entry_encode(struct buf *out, const struct fsm_entry_header *h, struct bytes body);
+int fsm_entry_decode(struct bytes entry, struct fsm_entry_header *h, struct bytes *body);
 
 #endif
