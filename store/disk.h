@@ -10,14 +10,18 @@
  * shell runs them on the thread that owns the disk, so a hung disk hangs alone.
  * Real side: disk_posix.h. Simulated side: test/lib/disk_mem.h (torn write, bit
  * rot, full, slow, crash that loses what was not synced). Paths are relative to the
- * disk's root directory. Negative errno on failure. */
+ * disk's root directory. Negative errno on failure.
+ *
+ * On the real side an open file may be read and written by several threads at
+ * once; close a file only when nobody uses it. */
 struct disk;
 struct disk_file;
 
 enum {
     DISK_CREATE = 1,    /* make it if it is not there */
     DISK_EXCLUSIVE = 2, /* with CREATE: fail with -EEXIST if it is */
-    DISK_DIRECT = 4,    /* O_DIRECT: offsets, lengths and memory in multiples of DISK_ALIGN */
+    DISK_DIRECT = 4,    /* O_DIRECT: offsets, lengths and memory in multiples of DISK_ALIGN,
+                           or of disk_space.align_bytes where the caller looked */
     DISK_READ_ONLY = 8
 };
 enum { DISK_ALIGN = 4096 };
@@ -26,6 +30,7 @@ struct disk_space {
     uint64_t total_bytes;
     uint64_t free_bytes; /* for us: without what the filesystem keeps for root */
     uint64_t filesystem; /* identity of the filesystem: two servers on one count its space once */
+    uint32_t align_bytes; /* what DISK_DIRECT files really need here: 512 to DISK_ALIGN */
 };
 
 struct disk_ops {
