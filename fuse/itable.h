@@ -43,7 +43,13 @@ struct inode {
     unsigned opens;        /* handles in the arena */
     bool orphan;           /* no name left: release it after the last handle */
     struct arena_inode *dirty; /* its record in the arena, NULL when it has none */
-    void *writer_state;    /* writer's, NULL when clean */
+    void *writer_state;    /* writer's, NULL when it has no page of it */
+    struct itable *table;
+    unsigned pins;         /* users that keep the pointer over a callback: never freed meanwhile */
+    uint32_t layout;       /* goes up when extents that were known become others: a fetch under way is void */
+    uint32_t pages_dropped; /* goes up when the writer drops a page of it: a read under way plans again */
+    uint64_t read_next, read_ahead_to; /* reader: where a sequential reader goes on; read ahead up to here */
+    unsigned read_streak;
 };
 
 struct itable *itable_new(struct client *c, size_t bytes_max);
@@ -57,6 +63,10 @@ struct inode *itable_take_attr(struct itable *t, const struct _Cfs__Attr *attr);
 void itable_take_content(struct inode *in, struct bytes content);
 void itable_take_extents(struct itable *t, struct inode *in, uint64_t from, const struct _Cfs__ExtentsReply *r);
 void itable_drop_extents(struct inode *in); /* after a commit, truncate, copy: fetch again */
+/* One extent was committed: it replaces what is cached in its range, as far as the cache knows about the neighbourhood. */
+void itable_put_extent(struct inode *in, const struct iextent *e);
+/* The first cached extent that ends after offset: an index, n_extents if none. */
+unsigned itable_extent_at(const struct inode *in, uint64_t offset);
 
 /* The truth for the kernel: the server's attributes under the arena's. False: fetch first. */
 bool itable_stat(struct itable *t, struct inode *in, struct stat *out);

@@ -37,4 +37,12 @@ void reader_seek(struct reader *r, struct inode *in, uint64_t offset, bool hole,
 /* What is cached of the file in this range is not true any more. */
 void reader_invalidate(struct reader *r, uint64_t ino, uint64_t offset, uint64_t length);
 
+
+/* Fragments found missing or corrupt since the last call, at most max: for the renewal of the session. */
+struct bad_fragment {
+    uint32_t pg, slot, server, what; /* what: 1 missing, 2 corrupt */
+    uint64_t stripe;
+};
+unsigned reader_bad_fragments(struct reader *r, struct bad_fragment *out, unsigned max);
+
 #endif

@@ -21,6 +21,10 @@ const struct pg *tables_pg(const struct tables *t, uint32_t pg); /* NULL: unknow
 struct peer *tables_peer(struct tables *t, uint32_t server);     /* NULL: unknown */
 /* Slots of the group that take new fragments: up by the table, and not found dead or full by this client. */
 uint64_t tables_up(const struct tables *t, const struct pg *pg);
+/* Slots that would take them but for space: up, and full by the table or by what this client found. */
+uint64_t tables_full(const struct tables *t, const struct pg *pg);
+/* The table says up and this client did not find it down: worth asking for a fragment. */
+bool tables_reachable(const struct tables *t, uint32_t server);
 /* What the client itself saw; down lasts until the connection is back, full for 5 s. */
 void tables_found_down(struct tables *t, uint32_t server);
 void tables_found_full(struct tables *t, uint32_t server);

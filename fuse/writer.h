@@ -28,6 +28,8 @@ struct writer_wait { /* the caller's memory until on_done */
     struct list node;
     uint64_t upto; /* private */
     struct inode *inode;
+    uint64_t started_ms; /* private */
+    int kind, rc;        /* private */
 };
 /* on_done when there may be room again. */
 void writer_wait_room(struct writer *w, struct writer_wait *wait);
@@ -60,6 +62,9 @@ bool writer_covers(struct writer *w, const struct inode *in, uint64_t offset, si
 /* SEEK: the first dirty byte at or after offset, or UINT64_MAX. */
 uint64_t writer_next_dirty(struct writer *w, const struct inode *in, uint64_t offset);
 bool writer_dirty(const struct inode *in);
+/* Pages that are kept though their content is committed: dropped in this range (the server's content changed by a
+ * command, or the inode leaves the table). Dirty ones stay. */
+void writer_drop_clean(struct writer *w, struct inode *in, uint64_t offset, uint64_t length);
 /* st_blocks: bytes that are dirty and not yet counted by the server. */
 uint64_t writer_dirty_bytes(struct writer *w, const struct inode *in);
 uint64_t writer_total_dirty(const struct writer *w);
