@@ -14,8 +14,8 @@
 /* Inodes that the worker knows: attributes, extents and inline content as the server last said, under what the
  * arena adds (size and times of dirty files). On the heap, bounded, least recently used first to go, except
  * those that are open or dirty. Rebuilt empty after a restart. */
-struct _Cfs__Attr; /* generated; packed and unpacked only in .c files */
-struct _Cfs__ExtentsReply;
+struct Cfs__Attr; /* generated; packed and unpacked only in .c files */
+struct Cfs__ExtentsReply;
 
 struct iextent { /* cached extent with its stripe */
     uint64_t offset, length;
@@ -59,9 +59,9 @@ struct inode *itable_get(struct itable *t, uint64_t ino);  /* made if unknown */
 void itable_forget(struct itable *t, uint64_t ino);        /* drops what is cached (not what is dirty) */
 
 /* Takes what the server said; an older change counter than the cached one is ignored. */
-struct inode *itable_take_attr(struct itable *t, const struct _Cfs__Attr *attr);
+struct inode *itable_take_attr(struct itable *t, const struct Cfs__Attr *attr);
 void itable_take_content(struct inode *in, struct bytes content);
-void itable_take_extents(struct itable *t, struct inode *in, uint64_t from, const struct _Cfs__ExtentsReply *r);
+void itable_take_extents(struct itable *t, struct inode *in, uint64_t from, const struct Cfs__ExtentsReply *r);
 void itable_drop_extents(struct inode *in); /* after a commit, truncate, copy: fetch again */
 /* One extent was committed: it replaces what is cached in its range, as far as the cache knows about the neighbourhood. */
 void itable_put_extent(struct inode *in, const struct iextent *e);
