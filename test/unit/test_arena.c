@@ -1,0 +1,178 @@
+#include <check.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "fuse/arena.h"
+
+static const struct arena_sizes TINY = {
+    .big = 1, .small = 4, .handles = 4, .inodes = 4, .pages = 4, .commits = 2, .cache_bytes = 8192};
+
+static uint64_t planned_bytes(uint64_t limit)
+{
+    struct arena_sizes s;
+    uint64_t heap = 0;
+    ck_assert_int_eq(arena_plan(limit, &s, &heap), 0);
+    return heap + s.big * sizeof(struct arena_big) + s.small * sizeof(struct arena_small) +
+           s.handles * sizeof(struct arena_handle) + s.inodes * sizeof(struct arena_inode) +
+           s.commits * sizeof(struct arena_commit) + s.cache_bytes +
+           (uint64_t)s.pages * (sizeof(struct arena_page) + ARENA_PAGE_BYTES);
+}
+
+START_TEST(plan_stays_below_every_limit_and_uses_most_of_it)
+{
+    for (uint64_t mib = 64; mib <= 4096; mib *= 2) {
+        uint64_t planned = planned_bytes(mib << 20);
+        ck_assert_uint_le(planned, mib << 20);
+        ck_assert_uint_ge(planned, (mib << 20) * 9 / 10);
+    }
+}
+END_TEST
+
+START_TEST(plan_refuses_less_than_64_mib)
+{
+    struct arena_sizes s;
+    uint64_t heap = 77;
+    ck_assert_int_eq(arena_plan((64u << 20) - 1, &s, &heap), -EINVAL);
+    ck_assert_uint_eq(heap, 77);
+}
+END_TEST
+
+START_TEST(second_mapping_sees_what_the_first_published)
+{
+    struct arena a, b;
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    memcpy(a.data + ARENA_PAGE_BYTES, "hello", 5);
+    arena_publish64(&a.page[1].word, arena_page_word(ARENA_PAGE_DIRTY, 0, 5));
+    ck_assert_int_eq(arena_attach(a.fd, &b), 0);
+    ck_assert_ptr_ne(a.h, b.h);
+    ck_assert_int_eq(arena_page_state_of(b.page[1].word), ARENA_PAGE_DIRTY);
+    ck_assert_uint_eq(arena_page_to(b.page[1].word), 5);
+    ck_assert_mem_eq(b.data + ARENA_PAGE_BYTES, "hello", 5);
+    arena_detach(&b);
+    int fd = a.fd;
+    arena_detach(&a);
+    close(fd);
+}
+END_TEST
+
+START_TEST(write_payload_begins_on_a_page)
+{
+    struct arena a;
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    ck_assert_uint_eq((uintptr_t)a.big[0].data % ARENA_PAGE_BYTES, 0);
+    ck_assert_uint_eq((uintptr_t)a.small[1].request % 8, 0);
+    ck_assert_uint_eq((uintptr_t)a.data % ARENA_PAGE_BYTES, 0);
+    ck_assert_uint_eq((uintptr_t)a.cache % ARENA_PAGE_BYTES, 0);
+    close(a.fd);
+    arena_detach(&a);
+}
+END_TEST
+
+START_TEST(attach_refuses_what_is_no_arena)
+{
+    struct arena a, b;
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    a.h->version++;
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EPROTO);
+    a.h->version--;
+    a.h->sizes.pages++;
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EINVAL);
+    a.h->sizes.pages--;
+    a.h->data_at += 4096;
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EINVAL);
+    a.h->data_at -= 4096;
+    a.h->init_bytes = ARENA_INIT_BYTES + 1;
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EINVAL);
+    a.h->init_bytes = 0;
+    a.h->magic++;
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EINVAL);
+    a.h->magic--;
+    ck_assert_int_eq(arena_attach(a.fd, &b), 0);
+    arena_detach(&b);
+    ck_assert_int_eq(ftruncate(a.fd, 100), 0);
+    ck_assert_int_eq(arena_attach(a.fd, &b), -EINVAL);
+    ck_assert_int_eq(arena_attach(-1, &b), -EBADF);
+    close(a.fd);
+}
+END_TEST
+
+START_TEST(options_are_found_replaced_and_bounded)
+{
+    struct arena a;
+    char out[64], big[ARENA_OPTIONS_BYTES];
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    ck_assert_int_eq(arena_set_option(&a, "path", "/x=y"), 0);
+    ck_assert_int_eq(arena_set_option(&a, "pat", "short"), 0);
+    ck_assert_int_eq(arena_set_option(&a, "path", "/z"), 0);
+    ck_assert_str_eq(arena_option(&a, "path", out, sizeof out), "/z");
+    ck_assert_str_eq(arena_option(&a, "pat", out, sizeof out), "short");
+    ck_assert_ptr_null(arena_option(&a, "pa", out, sizeof out));
+    ck_assert_ptr_null(arena_option(&a, "pat", out, 5));
+    ck_assert_int_eq(arena_set_option(&a, "k", "a\nb"), -EINVAL);
+    ck_assert_int_eq(arena_set_option(&a, "k=", "a"), -EINVAL);
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    ck_assert_int_eq(arena_set_option(&a, "k", big), -ENOSPC);
+    ck_assert_str_eq(arena_option(&a, "path", out, sizeof out), "/z");
+    close(a.fd);
+    arena_detach(&a);
+}
+END_TEST
+
+/* Runs three publishes in a child that is told to die at side `at`; what the arena then holds. */
+static uint32_t published_by_dying_child(struct arena *a, const char *at)
+{
+    a->small[0].state = 0;
+    pid_t pid = fork();
+    if (pid == 0) {
+        setenv("CFS_DIE_AT", at, 1);
+        for (uint32_t i = 1; i <= 3; i++) {
+            arena_publish32(&a->small[0].state, i);
+        }
+        _exit(0);
+    }
+    int status = 0;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(WIFSIGNALED(status), at[0] != '7');
+    return a->small[0].state;
+}
+
+START_TEST(die_at_kills_before_and_after_each_publish_by_turns)
+{
+    struct arena a;
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    ck_assert_uint_eq(published_by_dying_child(&a, "1"), 0);
+    ck_assert_uint_eq(published_by_dying_child(&a, "2"), 1);
+    ck_assert_uint_eq(published_by_dying_child(&a, "3"), 1);
+    ck_assert_uint_eq(published_by_dying_child(&a, "6"), 3);
+    ck_assert_uint_eq(published_by_dying_child(&a, "7"), 3);
+    close(a.fd);
+    arena_detach(&a);
+}
+END_TEST
+
+int main(void)
+{
+    log_set_level(LOG_LEVEL_ERROR);
+    Suite *suite = suite_create("arena");
+    TCase *tc = tcase_create("arena");
+    /* The dying children come first: the parent must not have asked the environment yet. */
+    tcase_add_test(tc, die_at_kills_before_and_after_each_publish_by_turns);
+    tcase_add_test(tc, plan_stays_below_every_limit_and_uses_most_of_it);
+    tcase_add_test(tc, plan_refuses_less_than_64_mib);
+    tcase_add_test(tc, second_mapping_sees_what_the_first_published);
+    tcase_add_test(tc, write_payload_begins_on_a_page);
+    tcase_add_test(tc, attach_refuses_what_is_no_arena);
+    tcase_add_test(tc, options_are_found_replaced_and_bounded);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
