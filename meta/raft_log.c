@@ -345,6 +345,85 @@ static int segments_drop(struct raft_log *log, unsigned n)
     return log->disk->ops->sync_dir(log->disk, log->directory);
 }
 
+/* ---- appending ------------------------------------------------------------------------------ */
+
+static uint64_t batch_bytes(const struct raft_log_entry *entries, unsigned n)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < n; i++) {
+        bytes += raft_record_bytes(entries[i].data.len);
+    }
+    return (bytes + RAFT_BLOCK - 1) / RAFT_BLOCK * RAFT_BLOCK;
+}
+
+static void batch_encode(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
+                         unsigned n)
+{
+    const struct segment *s = last_segment(log);
+    buf_clear(&log->scratch);
+    for (unsigned i = 0; i < n; i++) {
+        const struct raft_record r = {
+            .index = first_index + i,
+            .batch_first = first_index,
+            .flags = i + 1 == n ? RAFT_RECORD_LAST : 0,
+            .entry = entries[i],
+        };
+        raft_record_encode(&log->scratch, s->header.seed, log->at + log->scratch.len, &r);
+    }
+    const size_t odd = log->scratch.len % RAFT_BLOCK;
+    if (odd != 0) {
+        memset(buf_extend(&log->scratch, RAFT_BLOCK - odd), 0, RAFT_BLOCK - odd);
+    }
+}
+
+/* One attempt. *rc is -ENOSPC only if nothing was written. */
+static int append_once(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
+                       unsigned n)
+{
+    const uint64_t bytes = batch_bytes(entries, n);
+    const struct segment *s = last_segment(log);
+    int rc = 0;
+    if (s == NULL || log->dirty_tail || first_index < log->next || log->at + bytes > s->header.size) {
+        rc = segment_switch(log, first_index, bytes, 0);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    batch_encode(log, first_index, entries, n);
+    struct disk_file *f = last_segment(log)->file;
+    rc = write_bytes(f, log->scratch.data, log->scratch.len, log->at);
+    if (rc == 0) {
+        rc = f->ops->sync(f);
+    }
+    if (rc != 0) {
+        log->dirty_tail = true;
+        return rc == -ENOSPC ? -EIO : rc;
+    }
+    log->at += bytes;
+    log->next = first_index + n;
+    return 0;
+}
+
+static int append_twice(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
+                        unsigned n)
+{
+    if (log->failed) {
+        return -EIO;
+    }
+    int rc = append_once(log, first_index, entries, n);
+    if (rc != 0 && rc != -ENOSPC && log->dirty_tail) {
+        rc = append_once(log, first_index, entries, n);
+    }
+    if (rc != 0 && rc != -ENOSPC) {
+        log->failed = true;
+    }
+    if (log->scratch.cap > 4u << 20) {
+        buf_release(&log->scratch); /* one huge batch must not hold its memory for ever */
+        buf_init(&log->scratch);
+    }
+    return rc;
+}
+
 /* ---- replay --------------------------------------------------------------------------------- */
 
 static void tail_clear(struct replay *p)
@@ -559,7 +638,7 @@ static int rewrite_tail(struct replay *p)
     if (n == 0 || log->next != p->tail_first + n) {
         return 0; /* the last segment is empty: its maker synced all before it */
     }
-    const int rc = raft_log_append(log, p->tail_first, (void *)p->tail.data, (unsigned)n);
+    const int rc = append_twice(log, p->tail_first, (void *)p->tail.data, (unsigned)n);
     if (rc == -ENOSPC) {
         /* There is no room to be careful. What was found is made durable where it stands. */
         char name[NAME_BYTES];
@@ -644,86 +723,14 @@ void raft_log_close(struct raft_log *log)
     free(log);
 }
 
-/* ---- appending and cutting ------------------------------------------------------------------ */
-
-static uint64_t batch_bytes(const struct raft_log_entry *entries, unsigned n)
-{
-    uint64_t bytes = 0;
-    for (unsigned i = 0; i < n; i++) {
-        bytes += raft_record_bytes(entries[i].data.len);
-    }
-    return (bytes + RAFT_BLOCK - 1) / RAFT_BLOCK * RAFT_BLOCK;
-}
-
-static void batch_encode(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
-                         unsigned n)
-{
-    const struct segment *s = last_segment(log);
-    buf_clear(&log->scratch);
-    for (unsigned i = 0; i < n; i++) {
-        const struct raft_record r = {
-            .index = first_index + i,
-            .batch_first = first_index,
-            .flags = i + 1 == n ? RAFT_RECORD_LAST : 0,
-            .entry = entries[i],
-        };
-        raft_record_encode(&log->scratch, s->header.seed, log->at + log->scratch.len, &r);
-    }
-    const size_t odd = log->scratch.len % RAFT_BLOCK;
-    if (odd != 0) {
-        memset(buf_extend(&log->scratch, RAFT_BLOCK - odd), 0, RAFT_BLOCK - odd);
-    }
-}
-
-/* One attempt. *rc is -ENOSPC only if nothing was written. */
-static int append_once(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
-                       unsigned n)
-{
-    const uint64_t bytes = batch_bytes(entries, n);
-    const struct segment *s = last_segment(log);
-    int rc = 0;
-    if (s == NULL || log->dirty_tail || first_index < log->next || log->at + bytes > s->header.size) {
-        rc = segment_switch(log, first_index, bytes, 0);
-    }
-    if (rc != 0) {
-        return rc;
-    }
-    batch_encode(log, first_index, entries, n);
-    struct disk_file *f = last_segment(log)->file;
-    rc = write_bytes(f, log->scratch.data, log->scratch.len, log->at);
-    if (rc == 0) {
-        rc = f->ops->sync(f);
-    }
-    if (rc != 0) {
-        log->dirty_tail = true;
-        return rc == -ENOSPC ? -EIO : rc;
-    }
-    log->at += bytes;
-    log->next = first_index + n;
-    return 0;
-}
+/* ---- for the driver ------------------------------------------------------------------------- */
 
 int raft_log_append(struct raft_log *log, uint64_t first_index, const struct raft_log_entry *entries,
                     unsigned n)
 {
-    CHECK(n > 0 && first_index > 0);
+    CHECK(n > 0 && first_index > log->state.snapshot_index);
     CHECK(log->n_segments == 0 || first_index <= log->next);
-    CHECK(first_index > log->state.snapshot_index);
-    if (log->failed) {
-        return -EIO;
-    }
-    int rc = append_once(log, first_index, entries, n);
-    if (rc != 0 && rc != -ENOSPC && log->dirty_tail) {
-        rc = append_once(log, first_index, entries, n);
-    }
-    if (rc != 0 && rc != -ENOSPC) {
-        log->failed = true;
-    }
-    if (log->scratch.cap > 4u << 20) {
-        buf_release(&log->scratch); /* one huge batch must not hold its memory for ever */
-        buf_init(&log->scratch);
-    }
-    return rc;
+    return append_twice(log, first_index, entries, n);
 }
 
 int raft_log_vote(struct raft_log *log, uint64_t term, uint64_t vote)

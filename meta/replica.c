@@ -876,6 +876,15 @@ static bool everybody_has(const struct replica *r, uint64_t index)
     return true;
 }
 
+static unsigned voters(const struct raft_configuration *c)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < c->n; i++) {
+        n += c->servers[i].role == RAFT_VOTER;
+    }
+    return n;
+}
+
 static int change_prepare(const struct replica *r, struct raft_configuration *c, uint64_t id,
                           const char *address, int role)
 {
@@ -890,6 +899,9 @@ static int change_prepare(const struct replica *r, struct raft_configuration *c,
     if (role == RAFT_VOTER &&
         (raft_match_index(&r->raft, id, &match) != 0 || match + CATCH_UP_MAX < replica_last_index(r))) {
         return ERR_BUSY; /* it could hold up commits for as long as it takes to catch up */
+    }
+    if (c->servers[at].role == RAFT_VOTER && role != RAFT_VOTER && voters(c) <= 2) {
+        return -EINVAL; /* with one voter left, losing it loses the group */
     }
     c->servers[at].role = role;
     return 0;

@@ -89,8 +89,9 @@ void replica_tick(struct replica *r, uint64_t now_ms);
  * membership change is on its way, or too little would go). */
 bool replica_snapshot(struct replica *r, uint64_t index, uint64_t now_ms);
 
-/* Leader: one change of membership at a time. role: 0 standby, 1 voter, 2 spare, 3 not a member. ERR_BUSY while an
- * earlier one is not stored everywhere or the server has not caught up; ERR_NOT_LEADER; -EINVAL. */
+/* Leader: one change of membership at a time. role: 0 standby, 1 voter, 2 spare. ERR_BUSY while an
+ * earlier one is not stored everywhere or the server has not caught up; ERR_NOT_LEADER; -EINVAL, also for
+ * taking the vote of one of the last two. */
 int replica_change(struct replica *r, uint64_t id, const char *address, int role, uint64_t now_ms);
 int replica_transfer(struct replica *r, uint64_t id, uint64_t now_ms);
 
