@@ -2,14 +2,16 @@
 #define CFS_RPC_CALL_H
 
 #include "base/list.h"
+#include "base/table.h"
 #include "rpc/transport.h"
 
 /* The asking side: a `peer` is one address that is connected when needed and again
  * after a break (at once, then with growing pauses of 20 ms to 1 s). A call that
- * was sent and not answered when the connection breaks ends with ERR_DISCONNECTED: retries live
+ * was sent and not answered when the connection breaks ends with ERR_DISCONNECTED; so does one that waits
+ * for a connect that fails, and, from the loop, one started in the pause after that. Retries live
  * in rpc/session (metadata) and in the reader and writer (fragments), nowhere else.
  *
- * The call struct is the caller's and lives until on_done, which runs exactly once, never
+ * A call costs one frame out, one in. Zero the struct before its first use. It is the caller's and lives until on_done, which runs exactly once, never
  * inside call_start, except after call_cancel (then never). */
 struct peer;
 struct call {
@@ -27,14 +29,18 @@ struct call {
     /* private */
     struct peer *peer;
     struct list node;
+    struct table_node by_id;
     uint64_t id;
     struct timer timer;
-    void *internal;
+    struct outgoing outgoing;
+    struct buf kept_body; /* while it waits for the connection */
+    int state;
 };
 
 struct peer_events {
     void (*on_up)(struct peer *p, void *ctx);   /* connected; calls made now go out first */
-    void (*on_down)(struct peer *p, int rc, void *ctx); /* the connection broke or was refused */
+    /* The connection broke or was refused. Comes before on_done of the calls that this ends. */
+    void (*on_down)(struct peer *p, int rc, void *ctx);
     void (*on_event)(struct peer *p, uint16_t method, struct bytes body, void *ctx);
 };
 

@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Buffers for payload: aligned to 4096 (fit for O_DIRECT), allocated and touched
- * once, reused for ever. The pool is bounded: databuf_get returns NULL when all are
+/* Buffers for payload: aligned to 4096 (fit for O_DIRECT), mapped once, touched at their
+ * first use, reused for ever, the one that came back last first. The pool is bounded: databuf_get returns NULL when all are
  * out, and the caller turns that into back-pressure. One thread hands out and
  * takes back; another may use the bytes meanwhile. */
 struct databuf_pool;
@@ -20,8 +20,10 @@ struct databuf {
 
 struct databuf_pool *databuf_pool_new(size_t buffer_bytes, unsigned count);
 void databuf_pool_free(struct databuf_pool *p); /* all must be back */
-/* on_free is called when a buffer comes back after a refused get. */
+/* on_free is called when a buffer comes back after a refused get. One per ctx; on_free NULL takes
+ * the one of that ctx away. It must not get or unref in its call: it only notes. */
 void databuf_pool_on_free(struct databuf_pool *p, void (*on_free)(void *ctx), void *ctx);
+size_t databuf_pool_buffer_bytes(const struct databuf_pool *p);
 unsigned databuf_pool_left(const struct databuf_pool *p);
 struct databuf *databuf_get(struct databuf_pool *p);  /* refs = 1, len = 0 */
 struct databuf *databuf_ref(struct databuf *b);

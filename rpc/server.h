@@ -1,12 +1,15 @@
 #ifndef CFS_RPC_SERVER_H
 #define CFS_RPC_SERVER_H
 
+#include "base/list.h"
 #include "rpc/transport.h"
 
-/* The answering side. Each method has one handler; unknown methods are refused with
+/* The answering side. Each method has one handler; unknown and reserved methods are refused with
  * ERR_UNKNOWN_CALL and their name or number in the text. A handler answers now or later, from the
  * loop, exactly once by request_reply. A request whose connection is gone may still be
- * answered: the answer is dropped. */
+ * answered, and must be, since that frees it: the answer is dropped. METHOD_PING and METHOD_COUNTERS have
+ * handlers from the start. A connection with SERVER_PENDING_MAX unanswered requests is not read until some are. */
+enum { SERVER_PENDING_MAX = 4096, SERVER_METHODS = 1024 };
 struct server;
 struct server_peer; /* one connection; opaque, its pointer identifies it while it lives */
 
@@ -20,6 +23,7 @@ struct request {
     struct databuf *payload;  /* owned by the request; databuf_ref to keep longer */
     bool cancelled;           /* the caller gave up; answering is still allowed */
     void *ctx;                /* the handler's, for its own state */
+    struct list node;         /* private */
 };
 
 typedef void (*server_handler)(struct request *r, void *ctx);
@@ -47,6 +51,9 @@ void request_fail(struct request *r, int rc, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Closes the connection as malformed: for bodies that do not decode. Frees the request. */
 void request_malformed(struct request *r);
+
+/* A packed CountersReply: frames, bytes, connections, faults by name, and memory.rss of the process. */
+void server_counters(const struct server *s, struct buf *packed);
 
 /* One-way message to a connected peer. Dropped if it is gone. */
 void server_event(struct server_peer *p, uint16_t method, struct bytes body);

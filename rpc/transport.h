@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include "base/buf.h"
+#include "base/list.h"
 #include "rpc/databuf.h"
 #include "rpc/frame.h"
 #include "rpc/timers.h"
@@ -30,15 +31,21 @@ struct outgoing { /* the caller's memory until on_sent */
     const struct iovec *payload; /* array and memory stay the caller's until on_sent */
     unsigned n_payload;
     /* The bytes have left (0) or never will (negative). May be NULL if there is no
-     * payload; then the outgoing itself is free when conn_send returns. */
+     * payload; then the outgoing itself is free when conn_send returns. Not called when
+     * send itself failed, nor after unsend. */
     void (*on_sent)(struct outgoing *o, int rc);
+    /* private to the transport */
+    struct list node;
+    void *item;
+    int rc;
 };
 
 struct conn_events {
     void (*on_open)(struct conn *c, void *ctx); /* connecting side only */
     void (*on_message)(struct conn *c, struct message *m, void *ctx);
     /* The last callback; the conn is gone when it returns. rc: 0 closed by us or
-     * orderly by the peer, negative errno, ERR_MALFORMED with a fault. */
+     * orderly by the peer, negative errno, ERR_MALFORMED with a fault. on_sent of all that
+     * was not sent has been called before. */
     void (*on_closed)(struct conn *c, int rc, void *ctx);
 };
 
@@ -63,7 +70,11 @@ struct transport_ops {
     struct conn *(*connect)(struct transport *t, const char *address,
                             const struct conn_events *events, void *ctx);
     int (*send)(struct conn *c, struct outgoing *o); /* ERR_DISCONNECTED once closing */
+    /* Takes back an outgoing whose on_sent has not run: it will not, and all its memory is the caller's at
+     * return. True if no byte of it had left. A part that had left is completed from a copy. */
+    bool (*unsend)(struct conn *c, struct outgoing *o);
     void (*close)(struct conn *c);                   /* on_closed follows, rc 0 */
+    void (*abort)(struct conn *c, int rc);           /* the same with this rc */
     size_t (*unsent)(const struct conn *c);          /* bytes queued: for back-pressure */
     void (*pause)(struct conn *c, bool paused);      /* stop reading from it */
     const char *(*peer_name)(const struct conn *c);  /* "127.0.0.1:4711" */
@@ -74,9 +85,13 @@ struct transport {
     const struct transport_ops *ops;
     struct timers *timers;        /* of the loop that it lives on */
     struct databuf_pool *payloads; /* received payloads come from here; reading pauses while
-                                      it is empty */
+                                      it is empty; NULL: frames with payload are refused */
     struct transport_counts counts;
+    struct fault_log *fault_log; /* private: who was logged when */
 };
+void transport_init(struct transport *t, const struct transport_ops *ops, struct timers *timers,
+                    struct databuf_pool *payloads);
+void transport_release(struct transport *t);
 
 /* Closes a connection because its peer broke the protocol: counted, and logged
  * at most once a second per peer with the number suppressed. */
