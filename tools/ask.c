@@ -32,6 +32,7 @@ struct ask {
     struct list asked;
     char *addresses;
     struct buf reply;
+    struct databuf *payload; /* of the last reply, NULL if it had none */
     char text[512];
 };
 
@@ -66,6 +67,7 @@ void ask_free(struct ask *a)
     if (a == NULL) {
         return;
     }
+    databuf_unref(a->payload);
     list_for_each_safe(node, follow, &a->asked)
     {
         struct asked *s = list_entry(node, struct asked, node);
@@ -123,6 +125,7 @@ static void on_done(struct call *c)
     if (c->rc != 0) {
         take_refusal(a, c->rc, buf_bytes(&a->reply));
     }
+    a->payload = c->reply_payload != NULL ? databuf_ref(c->reply_payload) : NULL;
     one->done = true;
 }
 
@@ -134,10 +137,10 @@ int ask_at(struct ask *a, const char *address, unsigned method, struct bytes bod
                                     .body = body,
                                     .timeout_ms = timeout_ms,
                                     .on_done = on_done}};
-    uv_update_time(&a->loop);
+    databuf_unref(a->payload);
+    a->payload = NULL;
     a->timers.now_ms = clock_now_ms();
     call_start(peer_for(a, address), &one.call);
-    tcp_timers_kick(a->clock);
     while (!one.done) {
         uv_run(&a->loop, UV_RUN_ONCE);
     }
@@ -161,6 +164,11 @@ int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout
     }
     free(copy);
     return rc;
+}
+
+struct bytes ask_payload(const struct ask *a)
+{
+    return a->payload != NULL ? BYTES(a->payload->data, a->payload->len) : BYTES(NULL, 0);
 }
 
 const char *ask_text(const struct ask *a)

@@ -17,6 +17,8 @@ int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout
 /* The same to one given server. */
 int ask_at(struct ask *a, const char *address, unsigned method, struct bytes body,
            unsigned timeout_ms, struct bytes *reply);
+/* The payload of the last good reply; borrowed until the next call. */
+struct bytes ask_payload(const struct ask *a);
 /* What the last failure means, in the server's words if it sent any. Valid until the next call. */
 const char *ask_text(const struct ask *a);
 

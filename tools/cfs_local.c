@@ -75,7 +75,9 @@ static int compare_settings(const struct local *l, const struct options *o)
     if (o->policy != NULL && strcmp(o->policy, l->policy) != 0) {
         return differs("policy (see `cfs policy set`)");
     }
-    if (o->meta_dir != NULL && strcmp(o->meta_dir, l->meta_dir) != 0) {
+    char meta_dir[LOCAL_PATH];
+    if (o->meta_dir != NULL &&
+        (local_absolute(o->meta_dir, meta_dir) != 0 || strcmp(meta_dir, l->meta_dir) != 0)) {
         return differs("meta-dir");
     }
     if (o->meta_reserve != 0 && o->meta_reserve != l->meta_reserve) {
@@ -107,8 +109,8 @@ static int make_cluster(struct local *l, const struct options *o)
     l->size = o->size;
     l->meta_reserve = o->meta_reserve;
     snprintf(l->policy, sizeof l->policy, "%s", o->policy != NULL ? o->policy : l->policy);
-    snprintf(l->meta_dir, sizeof l->meta_dir, "%s", o->meta_dir != NULL ? o->meta_dir : "");
-    int rc = check_policy(l);
+    int rc = o->meta_dir != NULL ? local_absolute(o->meta_dir, l->meta_dir) : 0;
+    rc = rc == 0 ? check_policy(l) : rc;
     for (unsigned i = 0; rc == 0 && i < array_count(DIRS); i++) {
         char path[LOCAL_PATH + 1024];
         local_path(l, path, "%s", DIRS[i]);

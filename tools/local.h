@@ -59,6 +59,8 @@ void local_addresses(const struct local *l, char out[256]);
 /* The process with this name, {0} when it does not run. */
 void local_find(const struct local *l, struct local_name name, struct proc *out);
 int local_mkdirs(const char *path); /* mkdir -p */
+/* Makes a path absolute without asking that it exists. */
+int local_absolute(const char *path, char out[LOCAL_PATH]);
 
 /* ---- local_server.c: servers */
 

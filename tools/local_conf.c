@@ -23,8 +23,7 @@ const char *local_kind_text(enum local_kind kind)
     return KINDS[kind];
 }
 
-/* Makes a path absolute without asking that it exists. */
-static int absolute(const char *path, char out[LOCAL_PATH])
+int local_absolute(const char *path, char out[LOCAL_PATH])
 {
     char cwd[PATH_MAX] = "";
     if (path[0] != '/' && getcwd(cwd, sizeof cwd) == NULL) {
@@ -55,7 +54,7 @@ int local_init(struct local *l, const char *dir)
     char *slash = strrchr(l->bin, '/');
     CHECK(slash != NULL);
     *slash = '\0';
-    return absolute(dir, l->dir);
+    return local_absolute(dir, l->dir);
 }
 
 void local_release(struct local *l)

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/prng.h"
 #include "meta.pb-c.h"
 #include "admin.pb-c.h"

@@ -1,0 +1,26 @@
+# Read by up.sh, down.sh and clean_data.sh: where the local cluster is.
+top=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+bin=$top/build/bin
+CFS_DIR=${CFS_DIR:-/var/lib/cfs-local}
+CFS_MNT=${CFS_MNT:-/mnt/cfs}
+helper=/sbin/mount.cfs
+
+say() { printf '%s\n' "$*"; }
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+
+# ours, absent, dangling or foreign: what lies at /sbin/mount.cfs
+helper_state() {
+    if [ -L "$helper" ]; then
+        if [ "$(readlink "$helper")" = "$bin/mount.cfs" ]; then
+            echo ours
+        elif [ ! -e "$helper" ]; then
+            echo dangling
+        else
+            echo foreign
+        fi
+    elif [ -e "$helper" ]; then
+        echo foreign
+    else
+        echo absent
+    fi
+}
