@@ -6,8 +6,12 @@
 #   make unit       unit tests only, this build          make SAN=1 unit   under ASan and UBSan
 #   make sim SEEDS=n    make fuzz    make tidy    make fmt    make bench
 B ?= build$(if $(SAN),-san)$(if $(filter clang,$(CC)),-clang)
-CC ?= gcc
-CXX ?= g++
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+ifeq ($(origin CXX),default)
+CXX = g++
+endif
 PKGS = libuv libisal openssl libprotobuf-c
 OPT ?= -O2
 WARN = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
@@ -106,6 +110,8 @@ $(B)/fuzz/%: $(B)/obj/test/fuzz/%.c.o $(call libs,$(LINK_test))
 	clang++ -fsanitize=fuzzer,address,undefined -o $@ $< -Wl,--start-group $(call libs,$(LINK_test)) -Wl,--end-group $(LIBS)
 fuzz-programs: $(FUZZ)
 
+fuzz:
+	FUZZ_SECONDS=$(FUZZ_SECONDS) test/run_fuzz.sh
 SEEDS ?= 20
 sim: $(SIM)
 	test/run_sim.sh $(SEEDS) $(SIM)

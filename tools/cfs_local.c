@@ -108,7 +108,9 @@ static int make_cluster(struct local *l, const struct options *o)
     l->n_chunks = o->n_chunks != 0 ? o->n_chunks : l->n_chunks;
     l->size = o->size;
     l->meta_reserve = o->meta_reserve;
-    snprintf(l->policy, sizeof l->policy, "%s", o->policy != NULL ? o->policy : l->policy);
+    if (o->policy != NULL) {
+        snprintf(l->policy, sizeof l->policy, "%s", o->policy);
+    }
     int rc = o->meta_dir != NULL ? local_absolute(o->meta_dir, l->meta_dir) : 0;
     rc = rc == 0 ? check_policy(l) : rc;
     for (unsigned i = 0; rc == 0 && i < array_count(DIRS); i++) {
@@ -368,7 +370,7 @@ static void status_server(const struct local *l, struct local_name name, struct 
     t->all++;
     t->running += p.pid != 0;
     if (j == NULL) {
-        printf("  %-10s %-8s %7d  %s\n", text, p.pid != 0 ? "running" : "dead", (int)p.pid, address);
+        printf("  %-10s %-8s %7d  %s\n", text, p.pid != 0 ? "running" : "stopped", (int)p.pid, address);
         return;
     }
     json_open(j, NULL, '{');

@@ -268,14 +268,11 @@ int local_server_stop(const struct local *l, struct local_name name, unsigned te
 {
     struct proc p;
     local_find(l, name, &p);
-    if (p.pid == 0) {
-        return 1;
-    }
-    int rc = proc_end(&p, term_ms);
-    if (rc == 0) {
+    int rc = p.pid != 0 ? proc_end(&p, term_ms) : 1;
+    if (rc >= 0) {
         char path[ARG_BYTES];
         local_path(l, path, "run/%s%u.pid", local_kind_text(name.kind), name.number);
-        (void)unlink(path); /* another cfs-local may have done so */
+        (void)unlink(path); /* it may not be there */
     }
     return rc;
 }
