@@ -68,8 +68,7 @@ void ask_free(struct ask *a)
         return;
     }
     databuf_unref(a->payload);
-    list_for_each_safe(node, follow, &a->asked)
-    {
+    list_for_each_safe (node, follow, &a->asked) {
         struct asked *s = list_entry(node, struct asked, node);
         peer_free(s->peer);
         free(s);
@@ -92,8 +91,7 @@ void ask_free(struct ask *a)
 
 static struct peer *peer_for(struct ask *a, const char *address)
 {
-    list_for_each(node, &a->asked)
-    {
+    list_for_each (node, &a->asked) {
         struct asked *s = list_entry(node, struct asked, node);
         if (strcmp(s->address, address) == 0) {
             return s->peer;
@@ -150,7 +148,8 @@ int ask_at(struct ask *a, const char *address, unsigned method, struct bytes bod
     return one.call.rc;
 }
 
-int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout_ms, struct bytes *reply)
+int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout_ms,
+             struct bytes *reply)
 {
     int rc = ERR_DISCONNECTED;
     snprintf(a->text, sizeof a->text, "no address to ask");

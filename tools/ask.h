@@ -11,9 +11,10 @@ struct ask;
 struct ask *ask_new(const char *addresses);
 void ask_free(struct ask *a);
 
-/* Asks the metadata servers one after another until one answers that is in charge. *reply is borrowed until the next
- * call. Negative: err.h; ask_text then has a sentence. */
-int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout_ms, struct bytes *reply);
+/* Asks the metadata servers one after another until one answers that is in charge. *reply is
+ * borrowed until the next call. Negative: err.h; ask_text then has a sentence. */
+int ask_call(struct ask *a, unsigned method, struct bytes body, unsigned timeout_ms,
+             struct bytes *reply);
 /* The same to one given server. */
 int ask_at(struct ask *a, const char *address, unsigned method, struct bytes body,
            unsigned timeout_ms, struct bytes *reply);

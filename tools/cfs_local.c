@@ -1,5 +1,5 @@
-/* cfs-local: a whole cluster on one machine, in one command. The work is in local_*.c; here are the command line
- * and the order of things. */
+/* cfs-local: a whole cluster on one machine, in one command. The work is in local_*.c; here are the
+ * command line and the order of things. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -23,13 +23,16 @@ enum { EXIT_USAGE = 2, TERM_MS = 5000 };
 static const char HELP[] =
     "cfs-local: a whole CFS cluster on this machine\n"
     "\n"
-    "  cfs-local up --dir DIR [--meta 1] [--meta-dir DIR] [--meta-reserve BYTES] [--chunkservers 6]\n"
+    "  cfs-local up --dir DIR [--meta 1] [--meta-dir DIR] [--meta-reserve BYTES] [--chunkservers "
+    "6]\n"
     "               [--size BYTES] [--policy 4+2] [--mount MNT] [-o OPTIONS] [--timeout SECONDS]\n"
-    "      Makes the cluster, or starts what of it does not run, and returns when it is usable. With\n"
+    "      Makes the cluster, or starts what of it does not run, and returns when it is usable. "
+    "With\n"
     "      --mount it is mounted there too, with mount options OPTIONS. On a cluster that runs it\n"
     "      changes nothing. If it fails, it says why and stops what it started.\n"
     "  cfs-local down --dir DIR [--force] [--timeout SECONDS]\n"
-    "      Unmounts, waits until what was dirty is with the servers, stops the servers. --force: also\n"
+    "      Unmounts, waits until what was dirty is with the servers, stops the servers. --force: "
+    "also\n"
     "      busy mounts; a client that cannot drain in time is killed.\n"
     "  cfs-local status --dir DIR [--json]\n"
     "      What runs. Exit status 0: all of it, 3: a part, 4: nothing.\n"
@@ -38,12 +41,15 @@ static const char HELP[] =
     "      Returns when the client has written everything and ended.\n"
     "  cfs-local kill --dir DIR NAME          SIGKILL\n"
     "  cfs-local stop --dir DIR NAME          SIGTERM, later SIGKILL; a mount: umount\n"
-    "  cfs-local start --dir DIR NAME         starts it again, on the same port; a mount: mounts again\n"
+    "  cfs-local start --dir DIR NAME         starts it again, on the same port; a mount: mounts "
+    "again\n"
     "  cfs-local pid --dir DIR NAME           prints its process id\n"
     "\n"
-    "  NAME is meta1, chunk1 chunk2 ..., mount1 ... (the worker of that mount), holder1 ... (its holder).\n"
+    "  NAME is meta1, chunk1 chunk2 ..., mount1 ... (the worker of that mount), holder1 ... (its "
+    "holder).\n"
     "  BYTES may end in K, M, G or T. --size bounds what one chunk server stores.\n"
-    "  Everything is under DIR: data/, log/, run/, mount/, cluster.conf. Servers listen on 127.0.0.1 only;\n"
+    "  Everything is under DIR: data/, log/, run/, mount/, cluster.conf. Servers listen on "
+    "127.0.0.1 only;\n"
     "  their ports are chosen once and kept. Several clusters, each with a DIR, run side by side.\n"
     "  Exit status: 0 good, 1 failed (one line says why), 2 wrong command line.\n";
 
@@ -59,7 +65,9 @@ struct options {
 
 static int differs(const char *what)
 {
-    fprintf(stderr, "cfs-local: this cluster was made with another --%s; it cannot be changed here\n", what);
+    fprintf(stderr,
+            "cfs-local: this cluster was made with another --%s; it cannot be changed here\n",
+            what);
     return -EINVAL;
 }
 
@@ -91,12 +99,13 @@ static int check_policy(const struct local *l)
     unsigned k, m;
     char rest;
     if (sscanf(l->policy, "%u+%u%c", &k, &m, &rest) != 2 || k < 1 || k > 32 || m > 8) {
-        fprintf(stderr, "cfs-local: --policy is K+M with K 1 to 32 and M 0 to 8, not %s\n", l->policy);
+        fprintf(stderr, "cfs-local: --policy is K+M with K 1 to 32 and M 0 to 8, not %s\n",
+                l->policy);
         return -EINVAL;
     }
     if (l->n_chunks < k + m) {
-        fprintf(stderr, "cfs-local: policy %s needs %u chunk servers, --chunkservers says %u\n", l->policy, k + m,
-                l->n_chunks);
+        fprintf(stderr, "cfs-local: policy %s needs %u chunk servers, --chunkservers says %u\n",
+                l->policy, k + m, l->n_chunks);
         return -EINVAL;
     }
     return 0;
@@ -136,7 +145,8 @@ static int load_or_make(struct local *l, const struct options *o)
     if (rc == -ENOENT) {
         return make_cluster(l, o);
     }
-    fprintf(stderr, "cfs-local: %s/cluster.conf: %s\n", l->dir, rc == -EINVAL ? "not a cluster of this version" : err_text(rc));
+    fprintf(stderr, "cfs-local: %s/cluster.conf: %s\n", l->dir,
+            rc == -EINVAL ? "not a cluster of this version" : err_text(rc));
     return rc;
 }
 
@@ -166,7 +176,8 @@ static unsigned left_ms(uint64_t until)
     return now < until ? (unsigned)(until - now) : 1;
 }
 
-static int start_servers(struct local *l, enum local_kind kind, unsigned n, uint64_t until, struct started *s)
+static int start_servers(struct local *l, enum local_kind kind, unsigned n, uint64_t until,
+                         struct started *s)
 {
     for (unsigned i = 1; i <= n; i++) {
         struct local_name name = {kind, i};
@@ -280,10 +291,12 @@ static int do_up(struct local *l, const struct options *o)
     char addresses[256];
     local_addresses(l, addresses);
     if (s.n_servers + s.n_mounts == 0) {
-        printf("cfs-local: the cluster in %s runs already (metadata at %s); nothing to do\n", l->dir, addresses);
+        printf("cfs-local: the cluster in %s runs already (metadata at %s); nothing to do\n",
+               l->dir, addresses);
     } else {
-        printf("cfs-local: the cluster in %s is up: metadata at %s, %u servers and %u mounts started\n", l->dir,
-               addresses, s.n_servers, s.n_mounts);
+        printf("cfs-local: the cluster in %s is up: metadata at %s, %u servers and %u mounts "
+               "started\n",
+               l->dir, addresses, s.n_servers, s.n_mounts);
     }
     return 0;
 }
@@ -296,7 +309,8 @@ static int load_cluster(struct local *l)
     if (rc == -ENOENT) {
         fprintf(stderr, "cfs-local: there is no cluster in %s\n", l->dir);
     } else if (rc != 0) {
-        fprintf(stderr, "cfs-local: %s/cluster.conf: %s\n", l->dir, rc == -EINVAL ? "not a cluster of this version" : err_text(rc));
+        fprintf(stderr, "cfs-local: %s/cluster.conf: %s\n", l->dir,
+                rc == -EINVAL ? "not a cluster of this version" : err_text(rc));
     }
     return rc;
 }
@@ -326,7 +340,8 @@ static int stop_servers(const struct local *l, enum local_kind kind, unsigned n)
     for (unsigned i = 1; i <= n; i++) {
         int one = local_server_stop(l, (struct local_name){kind, i}, TERM_MS);
         if (one < 0) {
-            fprintf(stderr, "cfs-local: cannot stop %s%u: %s\n", local_kind_text(kind), i, err_text(one));
+            fprintf(stderr, "cfs-local: cannot stop %s%u: %s\n", local_kind_text(kind), i,
+                    err_text(one));
             rc = one;
         }
     }
@@ -359,18 +374,21 @@ struct tally {
     unsigned running, all;
 };
 
-static void status_server(const struct local *l, struct local_name name, struct json *j, struct tally *t)
+static void status_server(const struct local *l, struct local_name name, struct json *j,
+                          struct tally *t)
 {
     struct proc p;
     char text[32], address[32];
     local_find(l, name, &p);
     bool meta = name.kind == LOCAL_META;
     snprintf(text, sizeof text, "%s%u", local_kind_text(name.kind), name.number);
-    snprintf(address, sizeof address, "127.0.0.1:%u", meta ? l->meta_port[name.number] : l->chunk_port[name.number]);
+    snprintf(address, sizeof address, "127.0.0.1:%u",
+             meta ? l->meta_port[name.number] : l->chunk_port[name.number]);
     t->all++;
     t->running += p.pid != 0;
     if (j == NULL) {
-        printf("  %-10s %-8s %7d  %s\n", text, p.pid != 0 ? "running" : "stopped", (int)p.pid, address);
+        printf("  %-10s %-8s %7d  %s\n", text, p.pid != 0 ? "running" : "stopped", (int)p.pid,
+               address);
         return;
     }
     json_open(j, NULL, '{');
@@ -387,11 +405,15 @@ static void status_mount(const struct local *l, unsigned number, struct json *j,
     if (!local_mount_get(l, number, &m)) {
         return;
     }
-    bool mounted = local_is_mounted(m.where), good = mounted && m.holder.pid != 0 && m.worker.pid != 0;
+    bool mounted = local_is_mounted(m.where),
+         good = mounted && m.holder.pid != 0 && m.worker.pid != 0;
     t->all++;
     t->running += good;
     if (j == NULL) {
-        printf("  mount%-5u %-8s %7d  %s (holder %d)\n", number, good ? "running" : mounted ? "degraded" : "dead",
+        printf("  mount%-5u %-8s %7d  %s (holder %d)\n", number,
+               good      ? "running"
+               : mounted ? "degraded"
+                         : "dead",
                (int)m.worker.pid, m.where, (int)m.holder.pid);
         return;
     }
@@ -463,8 +485,9 @@ static int find_name(struct local *l, const struct options *o, struct local_name
 {
     int rc = load_cluster(l);
     if (rc == 0 && !local_parse_name(l, o->name, name)) {
-        fprintf(stderr, "cfs-local: no %s here; names are meta1, chunk1 to chunk%u, mount1, holder1 ...\n", o->name,
-                l->n_chunks);
+        fprintf(stderr,
+                "cfs-local: no %s here; names are meta1, chunk1 to chunk%u, mount1, holder1 ...\n",
+                o->name, l->n_chunks);
         return -ENOENT;
     }
     return rc;
@@ -526,10 +549,12 @@ static int do_stop(struct local *l, const struct options *o)
     }
     struct local_mount m;
     if (name.kind == LOCAL_HOLDER) {
-        fprintf(stderr, "cfs-local: a holder ends with its mount; stop mount%u, or kill %s\n", name.number, o->name);
+        fprintf(stderr, "cfs-local: a holder ends with its mount; stop mount%u, or kill %s\n",
+                name.number, o->name);
         return -EINVAL;
     }
-    return local_mount_get(l, name.number, &m) ? local_mount_end(l, &m, o->force, o->timeout_ms) : not_running(o->name);
+    return local_mount_get(l, name.number, &m) ? local_mount_end(l, &m, o->force, o->timeout_ms)
+                                               : not_running(o->name);
 }
 
 static int do_start(struct local *l, const struct options *o)
@@ -588,7 +613,9 @@ static int do_umount(struct local *l, const struct options *o)
         }
     }
     if (rc != 0 || !local_mount_get(l, number, &m)) {
-        fprintf(stderr, "cfs-local: %s is no mount of cfs-local; try umount(8), or say --dir DIR if its client is dead\n",
+        fprintf(stderr,
+                "cfs-local: %s is no mount of cfs-local; try umount(8), or say --dir DIR if its "
+                "client is dead\n",
                 where);
         rc = -ENOENT;
     } else {
@@ -609,7 +636,8 @@ static bool parse_bytes(const char *text, uint64_t *out)
     const char *unit = *end != '\0' ? strchr(UNITS, *end) : NULL;
     unsigned shift = unit != NULL ? 10 * (unsigned)(unit - UNITS + 1) : 0;
     end += unit != NULL;
-    if (errno != 0 || end == text || *end != '\0' || n == 0 || n > UINT64_MAX >> shift || text[0] == '-') {
+    if (errno != 0 || end == text || *end != '\0' || n == 0 || n > UINT64_MAX >> shift ||
+        text[0] == '-') {
         return false;
     }
     *out = (uint64_t)n << shift;
@@ -626,7 +654,19 @@ static bool parse_count(const char *text, unsigned most, unsigned *out)
     return true;
 }
 
-enum { O_DIR = 256, O_META, O_META_DIR, O_META_RESERVE, O_CHUNKS, O_SIZE, O_POLICY, O_MOUNT, O_JSON, O_FORCE, O_TIMEOUT };
+enum {
+    O_DIR = 256,
+    O_META,
+    O_META_DIR,
+    O_META_RESERVE,
+    O_CHUNKS,
+    O_SIZE,
+    O_POLICY,
+    O_MOUNT,
+    O_JSON,
+    O_FORCE,
+    O_TIMEOUT
+};
 
 static bool take_option(int option, const char *value, struct options *o)
 {
@@ -682,10 +722,14 @@ static const struct command {
     unsigned timeout_ms;
     bool needs_dir, needs_name;
 } COMMANDS[] = {
-    {"up", do_up, 30000, true, false},       {"down", do_down, 120000, true, false},
-    {"status", do_status, 0, true, false},   {"mount", do_mount, 60000, true, true},
-    {"umount", do_umount, 120000, false, true}, {"kill", do_kill, 0, true, true},
-    {"stop", do_stop, 120000, true, true},   {"start", do_start, 30000, true, true},
+    {"up", do_up, 30000, true, false},
+    {"down", do_down, 120000, true, false},
+    {"status", do_status, 0, true, false},
+    {"mount", do_mount, 60000, true, true},
+    {"umount", do_umount, 120000, false, true},
+    {"kill", do_kill, 0, true, true},
+    {"stop", do_stop, 120000, true, true},
+    {"start", do_start, 30000, true, true},
     {"pid", do_pid, 0, true, true},
 };
 
@@ -701,13 +745,18 @@ static const struct command *find_command(const char *name)
 
 static bool parse(int argc, char **argv, const struct command *c, struct options *o)
 {
-    static const struct option LONG[] = {
-        {"dir", 1, NULL, O_DIR},          {"meta", 1, NULL, O_META},
-        {"meta-dir", 1, NULL, O_META_DIR}, {"meta-reserve", 1, NULL, O_META_RESERVE},
-        {"chunkservers", 1, NULL, O_CHUNKS}, {"size", 1, NULL, O_SIZE},
-        {"policy", 1, NULL, O_POLICY},    {"mount", 1, NULL, O_MOUNT},
-        {"json", 0, NULL, O_JSON},        {"force", 0, NULL, O_FORCE},
-        {"timeout", 1, NULL, O_TIMEOUT},  {NULL, 0, NULL, 0}};
+    static const struct option LONG[] = {{"dir", 1, NULL, O_DIR},
+                                         {"meta", 1, NULL, O_META},
+                                         {"meta-dir", 1, NULL, O_META_DIR},
+                                         {"meta-reserve", 1, NULL, O_META_RESERVE},
+                                         {"chunkservers", 1, NULL, O_CHUNKS},
+                                         {"size", 1, NULL, O_SIZE},
+                                         {"policy", 1, NULL, O_POLICY},
+                                         {"mount", 1, NULL, O_MOUNT},
+                                         {"json", 0, NULL, O_JSON},
+                                         {"force", 0, NULL, O_FORCE},
+                                         {"timeout", 1, NULL, O_TIMEOUT},
+                                         {NULL, 0, NULL, 0}};
     o->mount_options = "";
     o->timeout_ms = c->timeout_ms;
     for (int option; (option = getopt_long(argc, argv, "o:", LONG, NULL)) != -1;) {
@@ -720,8 +769,8 @@ static bool parse(int argc, char **argv, const struct command *c, struct options
     }
     o->name = optind < argc ? argv[optind] : NULL;
     if (argc - optind != (c->needs_name ? 1 : 0) || (c->needs_dir && o->dir == NULL)) {
-        fprintf(stderr, "cfs-local: %s needs%s%s; see cfs-local --help\n", c->name, c->needs_dir ? " --dir DIR" : "",
-                c->needs_name ? " one NAME or MNT" : "");
+        fprintf(stderr, "cfs-local: %s needs%s%s; see cfs-local --help\n", c->name,
+                c->needs_dir ? " --dir DIR" : "", c->needs_name ? " one NAME or MNT" : "");
         return false;
     }
     return true;

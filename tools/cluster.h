@@ -7,7 +7,7 @@
 /* Which cluster a command means, and which mount a path is in. */
 enum { CLUSTER_ADDRESSES = 1024 };
 
-struct cluster_mount { /* a mount of CFS */
+struct cluster_mount {                 /* a mount of CFS */
     char addresses[CLUSTER_ADDRESSES]; /* of its source, "host:port[,host:port...]" */
     char subdir[PATH_MAX];             /* of its source, "/" at least */
     char where[PATH_MAX];              /* mount point */
@@ -15,8 +15,8 @@ struct cluster_mount { /* a mount of CFS */
 /* The CFS mount that holds path. -ENODEV: path is not in one; else -errno of looking at it. */
 int cluster_mount_of(const char *path, struct cluster_mount *out);
 
-/* --cluster (NULL if not given), CFS_CLUSTER, the mount that holds the current directory, /etc/cfs/cfs.conf, in this
- * order. -ENOENT: none of them says. */
+/* --cluster (NULL if not given), CFS_CLUSTER, the mount that holds the current directory,
+ * /etc/cfs/cfs.conf, in this order. -ENOENT: none of them says. */
 int cluster_find(const char *option, char out[CLUSTER_ADDRESSES]);
 
 #endif

@@ -32,7 +32,8 @@ int cmd_usage(const char *format, ...)
     return CMD_USAGE;
 }
 
-int cmd_call(struct ask *a, unsigned method, const struct ProtobufCMessage *request, struct bytes *reply)
+int cmd_call(struct ask *a, unsigned method, const struct ProtobufCMessage *request,
+             struct bytes *reply)
 {
     struct buf body;
     buf_init(&body);

@@ -11,7 +11,7 @@
 struct cmd {
     const char *cluster; /* --cluster, or NULL */
     bool json, sync, verify;
-    int argc;            /* words behind the command's name */
+    int argc; /* words behind the command's name */
     char **argv;
 };
 
@@ -27,12 +27,13 @@ int cmd_client(const struct cmd *c);
 int cmd_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cmd_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Asks `ask` (see ask.h) with a packed protobuf message and gives the packed reply, borrowed. Says on stderr what is
- * wrong. */
+/* Asks `ask` (see ask.h) with a packed protobuf message and gives the packed reply, borrowed. Says
+ * on stderr what is wrong. */
 struct ask;
 struct ProtobufCMessage;
 enum { CMD_TIMEOUT_MS = 10000 };
-int cmd_call(struct ask *a, unsigned method, const struct ProtobufCMessage *request, struct bytes *reply);
+int cmd_call(struct ask *a, unsigned method, const struct ProtobufCMessage *request,
+             struct bytes *reply);
 
 /* "1.5 GiB" in a buffer of 16. */
 const char *cmd_size(uint64_t bytes, char out[16]);

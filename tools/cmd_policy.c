@@ -17,7 +17,8 @@ enum { K_MAX = 32, M_MAX = 8 };
 static void show(const struct cmd *c, const char *dir, const Cfs__Policy *p)
 {
     if (!c->json) {
-        printf("%s: %u+%u, files up to %u bytes in the metadata\n", dir, p->k, p->m, p->inline_limit);
+        printf("%s: %u+%u, files up to %u bytes in the metadata\n", dir, p->k, p->m,
+               p->inline_limit);
         return;
     }
     struct json j;
@@ -40,7 +41,8 @@ static int call(const struct cmd *c, const char *addresses, const char *dir, uns
     int status = CMD_FAILED;
     if (cmd_call(a, method, &request->base, &reply) == 0) {
         *out = cfs__policy__unpack(NULL, reply.len, reply.data);
-        status = *out != NULL ? CMD_GOOD : cmd_fail("the policy of %s that was sent does not decode", dir);
+        status = *out != NULL ? CMD_GOOD
+                              : cmd_fail("the policy of %s that was sent does not decode", dir);
     }
     ask_free(a);
     return status;
@@ -49,8 +51,10 @@ static int call(const struct cmd *c, const char *addresses, const char *dir, uns
 static int parse_policy(const char *text, Cfs__Policy *p)
 {
     char rest;
-    if (sscanf(text, "%u+%u%c", &p->k, &p->m, &rest) != 2 || p->k < 1 || p->k > K_MAX || p->m > M_MAX) {
-        return cmd_usage("a policy is K+M, K 1 to %d and M 0 to %d, for example 4+2; not %s", K_MAX, M_MAX, text);
+    if (sscanf(text, "%u+%u%c", &p->k, &p->m, &rest) != 2 || p->k < 1 || p->k > K_MAX ||
+        p->m > M_MAX) {
+        return cmd_usage("a policy is K+M, K 1 to %d and M 0 to %d, for example 4+2; not %s", K_MAX,
+                         M_MAX, text);
     }
     return CMD_GOOD;
 }
@@ -66,7 +70,8 @@ int cmd_policy(const struct cmd *c)
     struct stat st;
     int rc = cluster_mount_of(dir, &m);
     if (rc != 0 || stat(dir, &st) != 0) {
-        return cmd_fail("%s: %s", dir, rc == -ENODEV ? "not in a CFS mount" : err_text(rc != 0 ? rc : -errno));
+        return cmd_fail("%s: %s", dir,
+                        rc == -ENODEV ? "not in a CFS mount" : err_text(rc != 0 ? rc : -errno));
     }
     if (!S_ISDIR(st.st_mode)) {
         return cmd_fail("%s: not a directory", dir);
@@ -81,7 +86,8 @@ int cmd_policy(const struct cmd *c)
         now = NULL;
         status = parse_policy(c->argv[2], &next);
         request.policy = &next;
-        status = status == CMD_GOOD ? call(c, m.addresses, dir, METHOD_POLICY_SET, &request, &now) : status;
+        status = status == CMD_GOOD ? call(c, m.addresses, dir, METHOD_POLICY_SET, &request, &now)
+                                    : status;
     }
     if (status == CMD_GOOD) {
         show(c, dir, now);

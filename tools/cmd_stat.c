@@ -1,5 +1,6 @@
-/* cfs stat PATH: where a file lies. The layout comes from the metadata server (METHOD_FILE_LAYOUT), health from asking
- * every chunk server that should have a fragment, one after another: one round trip each. */
+/* cfs stat PATH: where a file lies. The layout comes from the metadata server (METHOD_FILE_LAYOUT),
+ * health from asking every chunk server that should have a fragment, one after another: one round
+ * trip each. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -31,8 +32,8 @@ struct stat_run {
     Cfs__TablesReply *tables;
     struct json *json; /* NULL: for people */
     unsigned good, bad;
-    unsigned lost;        /* stripes with fewer good fragments than they need */
-    uint64_t seen_id;     /* stripes come once per extent: the last one shown */
+    unsigned lost;    /* stripes with fewer good fragments than they need */
+    uint64_t seen_id; /* stripes come once per extent: the last one shown */
     uint32_t seen_pg;
 };
 
@@ -58,8 +59,8 @@ static const char *address_of(const struct stat_run *r, uint32_t server)
 
 /* ---- fragments ---- */
 
-static int ask_fragment(struct stat_run *r, const char *address, unsigned method, const Cfs__FragmentGet *g,
-                        struct bytes *reply)
+static int ask_fragment(struct stat_run *r, const char *address, unsigned method,
+                        const Cfs__FragmentGet *g, struct bytes *reply)
 {
     struct buf body;
     buf_init(&body);
@@ -88,14 +89,14 @@ static bool payload_good(struct bytes payload, const Cfs__FragmentGetReply *g)
 
 static enum health health_of_rc(int rc)
 {
-    return rc == 0 ? HEALTH_GOOD
+    return rc == 0                                ? HEALTH_GOOD
            : rc == ERR_NOT_FOUND || rc == -ENOENT ? HEALTH_MISSING
-           : rc == ERR_CORRUPT || rc == -EIO ? HEALTH_CORRUPT
-                                             : HEALTH_UNREACHABLE;
+           : rc == ERR_CORRUPT || rc == -EIO      ? HEALTH_CORRUPT
+                                                  : HEALTH_UNREACHABLE;
 }
 
-static enum health look_at_fragment(struct stat_run *r, const Cfs__Stripe *s, unsigned slot, const char *address,
-                                    char disk[256])
+static enum health look_at_fragment(struct stat_run *r, const Cfs__Stripe *s, unsigned slot,
+                                    const char *address, char disk[256])
 {
     Cfs__FragmentGet g = CFS__FRAGMENT_GET__INIT;
     g.pg = s->pg;
@@ -117,18 +118,19 @@ static enum health look_at_fragment(struct stat_run *r, const Cfs__Stripe *s, un
         return HEALTH_GOOD;
     }
     rc = ask_fragment(r, address, METHOD_FRAGMENT_GET, &g, &reply);
-    Cfs__FragmentGetReply *got = rc == 0 ? cfs__fragment_get_reply__unpack(NULL, reply.len, reply.data) : NULL;
+    Cfs__FragmentGetReply *got =
+        rc == 0 ? cfs__fragment_get_reply__unpack(NULL, reply.len, reply.data) : NULL;
     bool whole = got != NULL && payload_good(ask_payload(r->ask), got);
     cfs__fragment_get_reply__free_unpacked(got, NULL);
     return rc != 0 ? health_of_rc(rc) : whole ? HEALTH_GOOD : HEALTH_CORRUPT;
 }
 
-static void show_fragment(struct stat_run *r, unsigned fragment, unsigned slot, uint32_t server, const char *address,
-                          const char *disk, enum health health)
+static void show_fragment(struct stat_run *r, unsigned fragment, unsigned slot, uint32_t server,
+                          const char *address, const char *disk, enum health health)
 {
     if (r->json == NULL) {
-        printf("      fragment %-2u  slot %-2u  server %-3u %-21s %-11s %s\n", fragment, slot, server,
-               address != NULL ? address : "-", HEALTH[health], disk);
+        printf("      fragment %-2u  slot %-2u  server %-3u %-21s %-11s %s\n", fragment, slot,
+               server, address != NULL ? address : "-", HEALTH[health], disk);
         return;
     }
     json_open(r->json, NULL, '{');
@@ -198,8 +200,9 @@ static void people_extent(struct stat_run *r, const Cfs__Extent *x, const Cfs__S
         return;
     }
     stripe_text(s, encoding);
-    printf("  %14" PRIu64 " %12" PRIu64 "  %-9s stripe %u/%" PRIu64 " from %" PRIu64 ", %" PRIu64 " bytes%s\n", x->offset,
-           x->length, encoding, s->pg, s->id, x->stripe_offset, s->length,
+    printf("  %14" PRIu64 " %12" PRIu64 "  %-9s stripe %u/%" PRIu64 " from %" PRIu64 ", %" PRIu64
+           " bytes%s\n",
+           x->offset, x->length, encoding, s->pg, s->id, x->stripe_offset, s->length,
            s->pg == r->seen_pg && s->id == r->seen_id ? " (as above)" : "");
     if (s->pg != r->seen_pg || s->id != r->seen_id) {
         show_fragments(r, s);
@@ -234,8 +237,10 @@ static void show_attr(struct stat_run *r, const char *path, const Cfs__Attr *a)
 {
     bool is_inline = a->has_flags && (a->flags & INLINE_FLAG) != 0;
     if (r->json == NULL) {
-        printf("%s\n  inode %" PRIu64 ", %" PRIu64 " bytes, %" PRIu64 " allocated, mode %o, %u links%s\n", path, a->ino,
-               a->size, a->allocated, a->mode, a->nlink, is_inline ? ", content in the metadata" : "");
+        printf("%s\n  inode %" PRIu64 ", %" PRIu64 " bytes, %" PRIu64
+               " allocated, mode %o, %u links%s\n",
+               path, a->ino, a->size, a->allocated, a->mode, a->nlink,
+               is_inline ? ", content in the metadata" : "");
         return;
     }
     json_text(r->json, "path", path);
@@ -282,7 +287,8 @@ static int show_layout(struct stat_run *r, const char *path, uint64_t ino)
             show_attr(r, path, e->attr);
         }
         for (size_t i = 0; i < e->n_extent; i++) {
-            (r->json != NULL ? json_extent : people_extent)(r, e->extent[i], find_stripe(e, e->extent[i]));
+            (r->json != NULL ? json_extent : people_extent)(r, e->extent[i],
+                                                            find_stripe(e, e->extent[i]));
         }
         bool more = e->covered_to > from && e->n_extent > 0;
         from = e->covered_to;
@@ -303,7 +309,8 @@ static int fetch_tables(struct stat_run *r)
         return CMD_FAILED;
     }
     r->tables = cfs__tables_reply__unpack(NULL, reply.len, reply.data);
-    return r->tables != NULL ? CMD_GOOD : cmd_fail("the table of servers that was sent does not decode");
+    return r->tables != NULL ? CMD_GOOD
+                             : cmd_fail("the table of servers that was sent does not decode");
 }
 
 static int run(struct stat_run *r, const char *path, uint64_t ino)
@@ -322,7 +329,8 @@ static int run(struct stat_run *r, const char *path, uint64_t ino)
     if (status == CMD_GOOD) {
         status = r->bad > 0 ? CMD_DEGRADED : CMD_GOOD;
         if (r->json == NULL) {
-            printf("  %u fragments good, %u not%s\n", r->good, r->bad, r->lost > 0 ? ": SOME DATA CANNOT BE READ NOW" : "");
+            printf("  %u fragments good, %u not%s\n", r->good, r->bad,
+                   r->lost > 0 ? ": SOME DATA CANNOT BE READ NOW" : "");
         } else {
             json_close(&j, ']');
             json_number(&j, "good", r->good);

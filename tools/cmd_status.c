@@ -55,23 +55,27 @@ static void print_head(const Cfs__StatusReply *s)
     size_text user, total, free_text;
     printf("policy    %u+%u, files up to %u bytes in the metadata\n", s->policy->k, s->policy->m,
            s->policy->inline_limit);
-    printf("space     %s raw, %s free; %s of data in %" PRIu64 " inodes\n", cmd_size(s->raw_total, total),
-           cmd_size(s->raw_free, free_text), cmd_size(s->user_bytes, user), s->inodes);
-    printf("groups    %u, %u degraded, %u take no writes\n", s->groups, s->groups_degraded, s->groups_unwritable);
-    printf("stripes   %" PRIu64 ", %" PRIu64 " waiting to be deleted, %" PRIu64 " bad fragments met by readers\n",
+    printf("space     %s raw, %s free; %s of data in %" PRIu64 " inodes\n",
+           cmd_size(s->raw_total, total), cmd_size(s->raw_free, free_text),
+           cmd_size(s->user_bytes, user), s->inodes);
+    printf("groups    %u, %u degraded, %u take no writes\n", s->groups, s->groups_degraded,
+           s->groups_unwritable);
+    printf("stripes   %" PRIu64 ", %" PRIu64 " waiting to be deleted, %" PRIu64
+           " bad fragments met by readers\n",
            s->stripes, s->garbage_stripes, s->bad_fragments);
 }
 
 static void print_meta(const Cfs__StatusReply *s)
 {
     size_text log, state, memory, free_text;
-    printf("\n%-5s %-21s %-8s %10s %9s %9s %9s %9s\n", "META", "ADDRESS", "ROLE", "APPLIED", "LOG", "STATE", "MEMORY",
-           "FREE");
+    printf("\n%-5s %-21s %-8s %10s %9s %9s %9s %9s\n", "META", "ADDRESS", "ROLE", "APPLIED", "LOG",
+           "STATE", "MEMORY", "FREE");
     for (size_t i = 0; i < s->n_meta; i++) {
         const Cfs__StatusReply__Meta *m = s->meta[i];
-        printf("%-5u %-21s %-8s %10" PRIu64 " %9s %9s %9s %9s%s\n", m->id, m->address, m->leader ? "leader" : "replica",
-               m->applied, cmd_size(m->log_bytes, log), cmd_size(m->state_bytes, state),
-               cmd_size(m->memory_bytes, memory), cmd_size(m->free_bytes, free_text),
+        printf("%-5u %-21s %-8s %10" PRIu64 " %9s %9s %9s %9s%s\n", m->id, m->address,
+               m->leader ? "leader" : "replica", m->applied, cmd_size(m->log_bytes, log),
+               cmd_size(m->state_bytes, state), cmd_size(m->memory_bytes, memory),
+               cmd_size(m->free_bytes, free_text),
                m->refusing_writes ? "  REFUSES WRITES: below its reserve" : "");
     }
 }
@@ -86,9 +90,10 @@ static void print_chunk(const Cfs__StatusReply__Chunk *c)
         failed |= c->disk[i]->state == 3;
     }
     size_text total_text, free_text;
-    printf("%-5u %-21s %-8s %6u %10" PRIu64 " %9s %9s %7" PRIu64 "  %.1f s ago%s\n", c->row->id, c->row->address,
-           server_state(c->row->state), c->slots, c->fragments, cmd_size(total, total_text), cmd_size(left, free_text),
-           c->corrupt, (double)c->last_heard_ms / 1000, failed ? "  DISK FAILED" : "");
+    printf("%-5u %-21s %-8s %6u %10" PRIu64 " %9s %9s %7" PRIu64 "  %.1f s ago%s\n", c->row->id,
+           c->row->address, server_state(c->row->state), c->slots, c->fragments,
+           cmd_size(total, total_text), cmd_size(left, free_text), c->corrupt,
+           (double)c->last_heard_ms / 1000, failed ? "  DISK FAILED" : "");
 }
 
 static void print_client(const Cfs__StatusReply__Client *c)
@@ -120,13 +125,13 @@ static void print_people(const Cfs__StatusReply *s)
 {
     print_head(s);
     print_meta(s);
-    printf("\n%-5s %-21s %-8s %6s %10s %9s %9s %7s  %s\n", "CHUNK", "ADDRESS", "STATE", "SLOTS", "FRAGMENTS", "SIZE",
-           "FREE", "CORRUPT", "HEARD");
+    printf("\n%-5s %-21s %-8s %6s %10s %9s %9s %7s  %s\n", "CHUNK", "ADDRESS", "STATE", "SLOTS",
+           "FRAGMENTS", "SIZE", "FREE", "CORRUPT", "HEARD");
     for (size_t i = 0; i < s->n_chunk; i++) {
         print_chunk(s->chunk[i]);
     }
-    printf("\n%-8s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY", "MEMORY", "LIMIT", "LOCKS",
-           "RENEWED");
+    printf("\n%-8s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY",
+           "MEMORY", "LIMIT", "LOCKS", "RENEWED");
     for (size_t i = 0; i < s->n_client && i < CLIENTS_SHOWN; i++) {
         print_client(s->client[i]);
     }
@@ -273,8 +278,9 @@ int cmd_status(const struct cmd *c)
     }
     char addresses[CLUSTER_ADDRESSES];
     if (cluster_find(c->cluster, addresses) != 0) {
-        return cmd_fail("which cluster? Say --cluster HOST:PORT, set CFS_CLUSTER, go into a mount of it, or "
-                        "write `cluster = HOST:PORT` into /etc/cfs/cfs.conf");
+        return cmd_fail(
+            "which cluster? Say --cluster HOST:PORT, set CFS_CLUSTER, go into a mount of it, or "
+            "write `cluster = HOST:PORT` into /etc/cfs/cfs.conf");
     }
     struct ask *a = ask_new(addresses);
     struct bytes reply;

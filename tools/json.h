@@ -6,7 +6,8 @@
 
 #include "base/buf.h"
 
-/* Writes JSON into a buffer, commas and quoting included. key is NULL inside arrays and for the outermost value. */
+/* Writes JSON into a buffer, commas and quoting included. key is NULL inside arrays and for the
+ * outermost value. */
 struct json {
     struct buf out;
     bool comma; /* one is due before the next value */

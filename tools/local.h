@@ -27,15 +27,16 @@ struct local_name {
 };
 
 struct local {
-    char dir[LOCAL_PATH];     /* absolute */
-    char bin[LOCAL_PATH];     /* where the programs are: beside cfs-local */
+    char dir[LOCAL_PATH]; /* absolute */
+    char bin[LOCAL_PATH]; /* where the programs are: beside cfs-local */
     unsigned n_meta, n_chunks;
-    uint64_t size;            /* bytes per chunk server; 0: what the disk has */
-    uint64_t meta_reserve;    /* bytes; 0: the server's default */
-    char policy[16];          /* "4+2" */
+    uint64_t size;             /* bytes per chunk server; 0: what the disk has */
+    uint64_t meta_reserve;     /* bytes; 0: the server's default */
+    char policy[16];           /* "4+2" */
     char meta_dir[LOCAL_PATH]; /* empty: data/meta1 */
-    unsigned meta_port[LOCAL_META_MAX + 1], chunk_port[LOCAL_CHUNKS_MAX + 1]; /* 0: not chosen yet */
-    int lock_fd;              /* -1: not held */
+    unsigned meta_port[LOCAL_META_MAX + 1],
+        chunk_port[LOCAL_CHUNKS_MAX + 1]; /* 0: not chosen yet */
+    int lock_fd;                          /* -1: not held */
 };
 
 /* ---- local_conf.c: the directory and what is kept in it */
@@ -64,12 +65,12 @@ int local_absolute(const char *path, char out[LOCAL_PATH]);
 
 /* ---- local_server.c: servers */
 
-/* Starts it if it does not run and waits until it listens. 0 started, 1 it ran already, negative: the reason was
- * printed. */
+/* Starts it if it does not run and waits until it listens. 0 started, 1 it ran already, negative:
+ * the reason was printed. */
 int local_server_start(struct local *l, struct local_name name, unsigned timeout_ms);
 int local_server_stop(const struct local *l, struct local_name name, unsigned term_ms);
-/* Waits until the metadata server says that all chunk servers are up and every group takes writes. Negative: the reason
- * was printed. */
+/* Waits until the metadata server says that all chunk servers are up and every group takes writes.
+ * Negative: the reason was printed. */
 int local_wait_usable(const struct local *l, unsigned timeout_ms);
 /* Prints the last lines of a log to stderr. */
 void local_show_log(const struct local *l, const char *name);
@@ -78,9 +79,9 @@ void local_show_log(const struct local *l, const char *name);
 
 struct local_mount {
     unsigned number;
-    char where[LOCAL_PATH];  /* mount point */
+    char where[LOCAL_PATH]; /* mount point */
     char options[1024];
-    bool made;               /* the mount point was made by us and goes with the mount */
+    bool made; /* the mount point was made by us and goes with the mount */
     struct proc holder, worker;
 };
 /* False: mount N is not in use. */
@@ -89,10 +90,11 @@ bool local_mount_get(const struct local *l, unsigned number, struct local_mount 
 int local_mount_new(struct local *l, const char *where, const char *options, unsigned timeout_ms);
 /* Mounts again what was mounted and has died. 0 done, 1 it runs. */
 int local_mount_again(struct local *l, struct local_mount *m, unsigned timeout_ms);
-/* Unmounts and waits until what was dirty is with the servers and the client has ended. force: also a busy mount, and
- * after timeout_ms the client is killed: what it had not written is lost. */
+/* Unmounts and waits until what was dirty is with the servers and the client has ended. force: also
+ * a busy mount, and after timeout_ms the client is killed: what it had not written is lost. */
 int local_mount_end(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms);
-/* The cluster directory and number of the mount at `where`, found by its client's process. -ENOENT. */
+/* The cluster directory and number of the mount at `where`, found by its client's process. -ENOENT.
+ */
 int local_mount_find(const char *where, char dir[LOCAL_PATH], unsigned *number);
 bool local_is_mounted(const char *where);
 

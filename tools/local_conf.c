@@ -211,7 +211,8 @@ void local_addresses(const struct local *l, char out[256])
 {
     int n = 0;
     for (unsigned i = 1; i <= l->n_meta; i++) {
-        n += snprintf(out + n, 256 - (size_t)n, "%s127.0.0.1:%u", i > 1 ? "," : "", l->meta_port[i]);
+        n +=
+            snprintf(out + n, 256 - (size_t)n, "%s127.0.0.1:%u", i > 1 ? "," : "", l->meta_port[i]);
     }
 }
 

@@ -167,7 +167,8 @@ static void show_file(const char *path)
 
 static int run_mount(const struct local *l, const struct local_mount *m, unsigned timeout_ms)
 {
-    char program[PATH_BYTES], source[300], addresses[256], run[PATH_BYTES], log[PATH_BYTES], said[PATH_BYTES];
+    char program[PATH_BYTES], source[300], addresses[256], run[PATH_BYTES], log[PATH_BYTES],
+        said[PATH_BYTES];
     static char options[3 * PATH_BYTES]; /* long, and one at a time */
     local_addresses(l, addresses);
     snprintf(program, sizeof program, "%s/mount.cfs", l->bin);
@@ -175,8 +176,8 @@ static int run_mount(const struct local *l, const struct local_mount *m, unsigne
     local_path(l, run, "mount/%u", m->number);
     local_path(l, log, "log/mount%u.log", m->number);
     local_path(l, said, "log/mount%u.said", m->number);
-    snprintf(options, sizeof options, "run_dir=%s,log=%s%s%s", run, log, m->options[0] != '\0' ? "," : "",
-             m->options);
+    snprintf(options, sizeof options, "run_dir=%s,log=%s%s%s", run, log,
+             m->options[0] != '\0' ? "," : "", m->options);
     char where[LOCAL_PATH];
     snprintf(where, sizeof where, "%s", m->where);
     char dash_o[] = "-o";
@@ -202,7 +203,8 @@ static void clear_remains(struct local_mount *m)
 {
     struct stat st;
     if (local_is_mounted(m->where) && stat(m->where, &st) != 0 && errno == ENOTCONN) {
-        (void)umount2(m->where, MNT_DETACH); /* mount.cfs says what is wrong if this was not enough */
+        (void)umount2(m->where,
+                      MNT_DETACH); /* mount.cfs says what is wrong if this was not enough */
     }
 }
 
@@ -360,13 +362,16 @@ int local_mount_end(const struct local *l, struct local_mount *m, bool force, un
     }
     if (!client_gone(l, m)) {
         if (!force) {
-            fprintf(stderr,
-                    "cfs-local: %s is unmounted, but its client (holder %d, worker %d) still keeps data that the "
-                    "servers have not taken; start them, or end it with --force and lose that data\n",
-                    m->where, (int)m->holder.pid, (int)m->worker.pid);
+            fprintf(
+                stderr,
+                "cfs-local: %s is unmounted, but its client (holder %d, worker %d) still keeps "
+                "data that the "
+                "servers have not taken; start them, or end it with --force and lose that data\n",
+                m->where, (int)m->holder.pid, (int)m->worker.pid);
             return -ETIMEDOUT;
         }
-        fprintf(stderr, "cfs-local: killing the client of %s: what it had not written is lost\n", m->where);
+        fprintf(stderr, "cfs-local: killing the client of %s: what it had not written is lost\n",
+                m->where);
         kill_client(l, m);
     }
     forget(l, m);

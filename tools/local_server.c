@@ -83,8 +83,8 @@ static unsigned *port_of(struct local *l, struct local_name name)
     return name.kind == LOCAL_META ? &l->meta_port[name.number] : &l->chunk_port[name.number];
 }
 
-/* The kept port, or a new one where nobody knows the old: a chunk server tells its address when it registers, but mounts
- * and chunk servers know the metadata server by its port. */
+/* The kept port, or a new one where nobody knows the old: a chunk server tells its address when it
+ * registers, but mounts and chunk servers know the metadata server by its port. */
 static int settle_port(struct local *l, struct local_name name)
 {
     unsigned *port = port_of(l, name);
@@ -136,7 +136,8 @@ static void data_dir(const struct local *l, struct local_name name, char *out)
     }
 }
 
-static void make_args(struct local *l, struct local_name name, const char *port_file, struct args *a)
+static void make_args(struct local *l, struct local_name name, const char *port_file,
+                      struct args *a)
 {
     char text[ARG_BYTES], addresses[256];
     bool meta = name.kind == LOCAL_META;
@@ -217,7 +218,8 @@ static int start_failed(const struct local *l, const char *name, int rc)
     return rc;
 }
 
-static int start_once(struct local *l, struct local_name name, const char *text, unsigned timeout_ms)
+static int start_once(struct local *l, struct local_name name, const char *text,
+                      unsigned timeout_ms)
 {
     char port_file[ARG_BYTES], log[ARG_BYTES], pid_file[ARG_BYTES];
     local_path(l, port_file, "run/%s.port", text);
@@ -285,7 +287,8 @@ static bool usable(const Cfs__StatusReply *s, unsigned n_chunks, char *why, size
     for (size_t i = 0; i < s->n_chunk; i++) {
         up += s->chunk[i]->row->state == 1 || s->chunk[i]->row->state == 4;
     }
-    snprintf(why, why_bytes, "%u of %u chunk servers are up, %u placement groups, %u of them take no writes", up,
+    snprintf(why, why_bytes,
+             "%u of %u chunk servers are up, %u placement groups, %u of them take no writes", up,
              n_chunks, s->groups, s->groups_unwritable);
     return up >= n_chunks && s->groups > 0 && s->groups_unwritable == 0;
 }
@@ -299,12 +302,14 @@ int local_wait_usable(const struct local *l, unsigned timeout_ms)
     for (uint64_t until = clock_now_ms() + timeout_ms; !good && clock_now_ms() < until;) {
         struct bytes reply;
         int rc = ask_call(ask, METHOD_STATUS, BYTES(NULL, 0), 1000, &reply);
-        Cfs__StatusReply *s = rc == 0 ? cfs__status_reply__unpack(NULL, reply.len, reply.data) : NULL;
+        Cfs__StatusReply *s =
+            rc == 0 ? cfs__status_reply__unpack(NULL, reply.len, reply.data) : NULL;
         if (s != NULL) {
             good = usable(s, l->n_chunks, why, sizeof why);
             cfs__status_reply__free_unpacked(s, NULL);
         } else {
-            snprintf(why, sizeof why, "the metadata server says: %s", rc == 0 ? "bytes that do not decode" : ask_text(ask));
+            snprintf(why, sizeof why, "the metadata server says: %s",
+                     rc == 0 ? "bytes that do not decode" : ask_text(ask));
         }
         if (!good) {
             poll(NULL, 0, 20);

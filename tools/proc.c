@@ -171,7 +171,8 @@ int proc_end(const struct proc *p, unsigned term_ms)
     return proc_wait(p, 10000);
 }
 
-/* What the child does between fork and exec. Reports a failure through `report`, which exec closes. */
+/* What the child does between fork and exec. Reports a failure through `report`, which exec closes.
+ */
 _Noreturn static void child_exec(char *const argv[], const char *log, int log_flags, int report)
 {
     setsid();

@@ -1,7 +1,8 @@
-/* probe DIR: how long do calls take while something else loads the filesystem? Every 20 ms a 4 KiB pwrite and
- * fdatasync, a pread that is checked, and a stat, each in a thread of its own, so that one that waits does not hide another.
- * SIGUSR1 marks the moment of the fault; SIGINT or SIGTERM ends it: "BEFORE AFTER", the longest call in seconds before and after
- * the mark. A failed call or a wrong byte is told at once, exit status 1. A call that is under way at the end counts. */
+/* probe DIR: how long do calls take while something else loads the filesystem? Every 20 ms a 4 KiB
+ * pwrite and fdatasync, a pread that is checked, and a stat, each in a thread of its own, so that
+ * one that waits does not hide another. SIGUSR1 marks the moment of the fault; SIGINT or SIGTERM
+ * ends it: "BEFORE AFTER", the longest call in seconds before and after the mark. A failed call or
+ * a wrong byte is told at once, exit status 1. A call that is under way at the end counts. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -127,7 +128,8 @@ int main(int argc, char **argv)
 {
     static struct probe p;
     if (argc != 2 || prepare(&p, argv[1]) != 0) {
-        fprintf(stderr, "probe: %s: %s\n", argc == 2 ? argv[1] : "usage: probe DIR", strerror(errno));
+        fprintf(stderr, "probe: %s: %s\n", argc == 2 ? argv[1] : "usage: probe DIR",
+                strerror(errno));
         return 1;
     }
     sigset_t set;
@@ -157,7 +159,8 @@ int main(int argc, char **argv)
         }
         for (int j = 0; j < 2; j++) {
             double seconds = (double)atomic_load(&k->longest[j]) / 1e9;
-            fprintf(stderr, "probe: %s: longest %s the mark %.3f s\n", k->name, j == 0 ? "before" : "after", seconds);
+            fprintf(stderr, "probe: %s: longest %s the mark %.3f s\n", k->name,
+                    j == 0 ? "before" : "after", seconds);
             longest[j] = seconds > longest[j] ? seconds : longest[j];
         }
     }
