@@ -103,7 +103,12 @@ struct arena_handle {
     uint64_t reported_error; /* count of the inode's write errors that this descriptor has been told */
     uint64_t spare[3];
 };
-enum arena_handle_flags { ARENA_HANDLE_DIR = 1, ARENA_HANDLE_LOCKED = 2 /* a lock was asked for through it */ };
+enum arena_handle_flags {
+    ARENA_HANDLE_DIR = 1,
+    ARENA_HANDLE_LOCKED = 2, /* a lock was asked for through it */
+    ARENA_HANDLE_ORPHAN = 4, /* its inode has no name left */
+    ARENA_HANDLE_CLOSED = 8  /* the kernel released it; stays until the server has let the orphan go */
+};
 
 /* What the client knows of an inode that the server does not yet: one per inode with dirty pages, size or times,
  * or with an error to report. */
