@@ -39,6 +39,15 @@ struct inode *ops_take_lookup(struct ops *o, const Cfs__LookupReply *reply)
     return in;
 }
 
+/* A file just made or emptied is known whole: nothing has to be fetched. */
+void ops_take_empty(struct ops *o, struct inode *in)
+{
+    Cfs__ExtentsReply nothing = CFS__EXTENTS_REPLY__INIT;
+    nothing.covered_to = UINT64_MAX;
+    itable_take_content(in, BYTES("", 0));
+    itable_take_extents(o->c->itable, in, 0, &nothing);
+}
+
 bool ops_stat(struct ops *o, struct inode *in, struct stat *out)
 {
     if (!itable_stat(o->c->itable, in, out)) {

@@ -84,6 +84,9 @@ static void setattr_local(struct task *t)
         writer_truncate(t->o->c->writer, t->in, c->op.size);
         reader_invalidate(t->o->c->reader, t->in->ino, c->op.size, UINT64_MAX - c->op.size);
         itable_drop_extents(t->in);
+        if (c->op.size == 0 && t->in->attr_valid && t->in->st.st_size == 0) {
+            ops_take_empty(t->o, t->in);
+        }
     }
     if (c->op.has_mtime || c->op.has_mtime_now) {
         clear_dirty(t->in, ARENA_INODE_MTIME);
@@ -96,8 +99,8 @@ static void setattr_local(struct task *t)
 static void setattr_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
     (void)reply;
-    if (t->then != NULL) {
-        t->then(t, rc);
+    if (t->after != NULL) {
+        t->after(t, rc);
         return;
     }
     if (rc != 0) {
@@ -114,7 +117,6 @@ static void setattr_submit(struct task *t, int rc)
         task_error(t, rc);
         return;
     }
-    t->then = t->after;
     t->local = setattr_local;
     c->op.ino = t->ino;
     Cfs__Op op = CFS__OP__INIT;
@@ -189,6 +191,10 @@ void ops_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *want, int what,
         return;
     }
     (void)task_pin(t, t->ino);
+    if (t->in->attr_valid && S_ISDIR(t->in->st.st_mode)) {
+        c->op.has_kill_priv = 0;
+        c->op.kill_priv = 0;
+    }
     setattr_start(t);
 }
 

@@ -66,6 +66,14 @@ typedef void (*task_done)(struct task *t, int rc, const Cfs__OpReply *reply);
 
 enum { TASK_NAMES = 2 };
 
+struct reading {
+    struct read_request rr;
+    struct task *t;
+};
+struct seeking {
+    struct task *t; /* NULL: it has been answered */
+};
+
 struct task {
     struct ops *o;
     struct opreq *r;
@@ -81,7 +89,8 @@ struct task {
     uint64_t to_dir;         /* rename, link: the directory of the new name */
     const char *data;        /* of a write, in the request's record */
     bool quiesced, quiesced2;
-    bool submitted, changing, interrupted, retried;
+    bool submitted, interrupted, retried;
+    bool reply_waits;        /* for the writer to be still */
     bool beside;             /* its command runs beside the wait for the writer */
     int rc;
     uint64_t mark;
@@ -100,7 +109,9 @@ struct task {
     void (*read_done)(struct task *t, int rc, struct bytes reply);
     struct writer_wait wait;
     bool wait_out;
-    struct read_request *rr;
+    struct reading *reading;
+    struct seeking *seeking; /* cannot be cancelled: loses its task instead */
+    unsigned retries;
     task_next then;
     task_next after;         /* an open, a create: what follows its truncation */
     void (*local)(struct task *t); /* the local half of a command that was submitted */
@@ -153,6 +164,8 @@ void ops_access_time(struct ops *o, struct inode *in, uint32_t open_flags);
 struct arena_handle *task_handle(const struct task *t);
 /* New write errors of the inode that this descriptor has not been told; 0 none. */
 int ops_report_error(struct inode *in, struct arena_handle *handle);
+void ops_take_empty(struct ops *o, struct inode *in);
+void ops_close_handle(struct task *t);
 void ops_file_flags(struct fuse_file_info *fi);
 int ops_open_handle(struct task *t, struct inode *in, uint32_t flags);
 

@@ -1,6 +1,7 @@
 /* Names: lookups, and the commands that make, move and remove them. */
 #include <errno.h>
 #include <linux/fuse.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -124,18 +125,6 @@ void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 /* ---- make ---- */
 
-/* A file just made is known whole: no byte has to be fetched. */
-static void take_fresh(struct ops *o, struct inode *in)
-{
-    if (!S_ISREG(in->st.st_mode) || in->st.st_size != 0 || in->st.st_blocks != 0) {
-        return;
-    }
-    itable_take_content(in, BYTES(NULL, 0));
-    Cfs__ExtentsReply nothing = CFS__EXTENTS_REPLY__INIT;
-    nothing.covered_to = UINT64_MAX;
-    itable_take_extents(o->c->itable, in, 0, &nothing);
-}
-
 static struct inode *take_made(struct task *t, const Cfs__OpReply *reply)
 {
     struct ops *o = t->o;
@@ -143,7 +132,9 @@ static struct inode *take_made(struct task *t, const Cfs__OpReply *reply)
     if (in == NULL) {
         in = itable_take_attr(o->c->itable, reply->attr);
     }
-    take_fresh(o, in);
+    if (S_ISREG(in->st.st_mode) && in->st.st_size == 0 && in->st.st_blocks == 0) {
+        ops_take_empty(o, in);
+    }
     if (t->name[0].len > 0) {
         names_put(o->names, t->ino, t->name[0], in->ino);
     }

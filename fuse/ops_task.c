@@ -20,8 +20,8 @@ static struct bytes name_bytes(const char *name)
 static void unpin(struct inode *in)
 {
     if (in != NULL) {
-        CHECK(in->opens > 0);
-        in->opens--;
+        CHECK(in->pins > 0);
+        in->pins--;
     }
 }
 
@@ -61,9 +61,12 @@ static void stop_waiting(struct task *t)
     if (t->wait_out) {
         writer_wait_cancel(&t->wait);
     }
-    if (t->rr != NULL) {
-        reader_finish(t->o->c->reader, t->rr);
-        free(t->rr);
+    if (t->reading != NULL) {
+        reader_finish(t->o->c->reader, &t->reading->rr);
+        free(t->reading);
+    }
+    if (t->seeking != NULL) {
+        t->seeking->t = NULL;
     }
     if (t->ticket != 0) {
         table_remove(&t->o->tickets, &t->by_ticket);
@@ -152,11 +155,7 @@ struct task *task_begin_change(fuse_req_t req, fuse_ino_t node, const struct fus
         fuse_reply_err(req, EROFS);
         return NULL;
     }
-    struct task *t = task_begin(req, node, fi);
-    if (t != NULL) {
-        t->changing = true;
-    }
-    return t;
+    return task_begin(req, node, fi);
 }
 
 void task_error(struct task *t, int rc)
@@ -172,7 +171,7 @@ bool task_numbered(const struct task *t)
 static void pin(struct task *t, struct inode **slot, uint64_t ino)
 {
     struct inode *in = itable_get(t->o->c->itable, ino);
-    in->opens++;
+    in->pins++;
     unpin(*slot);
     *slot = in;
 }
@@ -260,7 +259,9 @@ static void on_command(struct command *cmd)
     if (cmd->seq != opreq_seq(t->r)) {
         session_release_seq(t->o->c->session, cmd->seq);
     }
-    if (!t->wait_out) {
+    if (t->wait_out) {
+        t->reply_waits = true;
+    } else {
         command_over(t);
     }
 }
@@ -456,7 +457,8 @@ static void on_wait(struct writer_wait *wait, int rc)
     t->wait_out = false;
     if (!t->beside) {
         t->then(t, rc);
-    } else if (t->submitted && !t->cmd_out) {
+    } else if (t->reply_waits) {
+        t->reply_waits = false;
         command_over(t);
     }
 }
