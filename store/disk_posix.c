@@ -19,6 +19,7 @@ enum { IOV_CHUNK = 64 };
 struct posix_disk {
     struct disk disk;
     int root; /* directory that all paths are relative to */
+    uint32_t align_bytes;
 };
 
 struct posix_file {
@@ -142,7 +143,7 @@ static int posix_space(struct disk *d, struct disk_space *out)
     out->total_bytes = (uint64_t)vfs.f_blocks * vfs.f_frsize;
     out->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
     out->filesystem = vfs.f_fsid != 0 ? vfs.f_fsid : table_mix(st.st_dev);
-    out->align_bytes = direct_align(root_of(d));
+    out->align_bytes = container_of(d, struct posix_disk, disk)->align_bytes;
     return 0;
 }
 
@@ -304,6 +305,7 @@ int disk_posix_open(const char *root, struct disk **out)
     struct posix_disk *d = xcalloc(1, sizeof *d);
     d->disk.ops = &POSIX_OPS;
     d->root = fd;
+    d->align_bytes = direct_align(fd);
     *out = &d->disk;
     return 0;
 }

@@ -37,7 +37,7 @@ struct mem_disk {
     struct list names;
     uint64_t total, used;
     struct disk_mem_fault fault;
-    bool fired;
+    bool fired, keep;
     struct prng prng;
     struct disk_mem_counts counts;
 };
@@ -252,6 +252,9 @@ static int mem_space(struct disk *d, struct disk_space *out)
 static void mem_close(struct disk *d)
 {
     struct mem_disk *m = disk_of(d);
+    if (m->keep) {
+        return;
+    }
     list_for_each_safe (node, follow, &m->names) {
         struct name *n = list_entry(node, struct name, node);
         name_set(&n->now, NULL);
@@ -505,6 +508,17 @@ struct disk *disk_mem_new(uint64_t total_bytes)
     m->fault.at = -1;
     prng_seed(&m->prng, 1);
     return &m->disk;
+}
+
+void disk_mem_keep(struct disk *d)
+{
+    disk_of(d)->keep = true;
+}
+
+void disk_mem_free(struct disk *d)
+{
+    disk_of(d)->keep = false;
+    mem_close(d);
 }
 
 void disk_mem_fault(struct disk *d, struct disk_mem_fault fault)

@@ -12,6 +12,11 @@
  * last sync_dir of their directory saw (make_dir is durable at once). */
 struct disk *disk_mem_new(uint64_t total_bytes);
 
+/* From now on close leaves it all as it is, for the next "open" after a crash;
+ * disk_mem_free frees it. */
+void disk_mem_keep(struct disk *d);
+void disk_mem_free(struct disk *d);
+
 /* Arms a fault. Changing operations (write, sync, allocate, punch, truncate, rename, unlink,
  * sync_dir, and an open that creates) are counted from now, the next one is 0. */
 struct disk_mem_fault {

@@ -39,7 +39,7 @@ struct kv_mem {
     struct prng prng;
     size_t n, dead, bytes;
     int fail_in; /* -1: never */
-    bool failed;
+    bool failed, keep;
     struct kv_mem_counts counts;
 };
 
@@ -254,6 +254,9 @@ static void mem_close(struct kv *kv)
 {
     struct kv_mem *m = self_of(kv);
     CHECK(list_empty(&m->snapshots));
+    if (m->keep) {
+        return;
+    }
     for (struct version *v = m->head; v != NULL;) {
         struct version *following = v->next[0];
         free(v);
@@ -371,6 +374,17 @@ struct kv *kv_mem_new(void)
     prng_seed(&m->prng, 1);
     m->fail_in = -1;
     return &m->kv;
+}
+
+void kv_mem_keep(struct kv *kv)
+{
+    self_of(kv)->keep = true;
+}
+
+void kv_mem_free(struct kv *kv)
+{
+    self_of(kv)->keep = false;
+    mem_close(kv);
 }
 
 void kv_mem_fail_at(struct kv *kv, int n)

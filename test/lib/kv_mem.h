@@ -7,6 +7,11 @@
  * fail and can crash. One thread. Every operation is deterministic. */
 struct kv *kv_mem_new(void);
 
+/* From now on close leaves it all as it is, for the next "open" after a crash; kv_mem_free
+ * frees it. */
+void kv_mem_keep(struct kv *kv);
+void kv_mem_free(struct kv *kv);
+
 /* Arms a fault: the n-th write or sync from now (0: the next one) fails with -EIO
  * and changes nothing, and so do all after it, as a store that saw a failed sync
  * does. -1 disarms. */
