@@ -111,8 +111,22 @@ static uint64_t now_of(struct tcp_conn *c)
     return timers_now(tcp_of(c)->base.timers);
 }
 
+static void on_idle(uv_idle_t *idle)
+{
+    (void)idle; /* being active is its whole work: the loop does not sleep */
+}
+
+/* Whoever leaves work may be called from the last phase before the sleep. */
+static void stay_awake(struct tcp *t)
+{
+    if (t->open_handles == 0) {
+        uv_idle_start(&t->idle, on_idle);
+    }
+}
+
 static void need_work(struct tcp_conn *c)
 {
+    stay_awake(tcp_of(c));
     if (list_empty(&c->work_node)) {
         list_add_tail(&tcp_of(c)->work, &c->work_node);
     }
@@ -297,6 +311,7 @@ static int tcp_send(struct conn *conn, struct outgoing *o)
         throttle(c);
         update_interest(c);
     } else if (o->n_payload != 0) {
+        stay_awake(tcp_of(c)); /* for on_sent */
         flush(c);
     } else {
         need_work(c);
@@ -421,6 +436,7 @@ static void on_pool_free(void *ctx)
 {
     struct tcp *t = ctx;
     t->pool_freed = true; /* the drain looks */
+    stay_awake(t);
 }
 
 static void wake_starved(struct tcp *t)
@@ -468,11 +484,6 @@ static bool drain_once(struct tcp *t)
     return !list_empty(&t->work) || !list_empty(&t->done) || t->pool_freed;
 }
 
-static void on_idle(uv_idle_t *idle)
-{
-    (void)idle; /* being active is its whole work */
-}
-
 static void drain(struct tcp *t)
 {
     (void)timers_now(t->base.timers);
@@ -484,7 +495,7 @@ static void drain(struct tcp *t)
         return; /* closing for good */
     }
     if (more) {
-        uv_idle_start(&t->idle, on_idle);
+        stay_awake(t);
     } else {
         uv_idle_stop(&t->idle);
     }
