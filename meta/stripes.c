@@ -1,0 +1,497 @@
+#include "meta/stripes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/err.h"
+
+/* Ranges of ids (grants and garbage) are keyed by their last id, with the first in the value: the range
+ * that holds an id is then found by one seek, and shrinking it from the left, which is what a client that uses its ids in
+ * order does, keeps its key. */
+
+/* ---- placement groups ------------------------------------------------------------ */
+
+void stripes_group_prefix(struct key *k)
+{
+    key_start(k, SPACE_CLUSTER, 'p');
+}
+
+int stripes_group_decode(struct bytes value, struct group *out)
+{
+    struct cursor c = cursor_of(value);
+    uint8_t version = cursor_u8(&c);
+    if (version != VALUE_VERSION) {
+        return !c.bad && version > VALUE_VERSION ? ERR_VERSION : ERR_CORRUPT;
+    }
+    struct group g = {.id = out->id, .epoch = cursor_le32(&c)};
+    g.k = cursor_u8(&c);
+    g.m = cursor_u8(&c);
+    g.next_id = cursor_le64(&c);
+    g.moving = cursor_u8(&c) != 0;
+    if (g.k + g.m > STRIPE_SLOTS_MAX) {
+        return ERR_CORRUPT;
+    }
+    for (unsigned i = 0; i < g.k + g.m; i++) {
+        g.slot[i] = cursor_le32(&c);
+    }
+    for (unsigned i = 0; g.moving && i < g.k + g.m; i++) {
+        g.old_slot[i] = cursor_le32(&c);
+    }
+    if (c.bad || c.at != c.end) {
+        return ERR_CORRUPT;
+    }
+    *out = g;
+    return 0;
+}
+
+int stripes_group(struct fsm *f, uint32_t pg, struct group *out)
+{
+    struct key k;
+    stripes_group_prefix(&k);
+    key_add_u32(&k, pg);
+    int rc = rows_get(f, &k, &f->value);
+    if (rc < 0) {
+        return rc;
+    }
+    out->id = pg;
+    return fsm_note(f, stripes_group_decode(buf_bytes(&f->value), out));
+}
+
+void stripes_group_put(struct fsm *f, const struct group *g)
+{
+    struct key k;
+    stripes_group_prefix(&k);
+    key_add_u32(&k, g->id);
+    struct buf *b = &f->scratch;
+    buf_clear(b);
+    buf_u8(b, VALUE_VERSION);
+    buf_le32(b, g->epoch);
+    buf_u8(b, (uint8_t)g->k);
+    buf_u8(b, (uint8_t)g->m);
+    buf_le64(b, g->next_id);
+    buf_u8(b, g->moving);
+    for (unsigned i = 0; i < g->k + g->m; i++) {
+        buf_le32(b, g->slot[i]);
+    }
+    for (unsigned i = 0; g->moving && i < g->k + g->m; i++) {
+        buf_le32(b, g->old_slot[i]);
+    }
+    rows_put(f, &k, buf_bytes(b));
+}
+
+/* ---- ranges of ids --------------------------------------------------------------- */
+
+struct range {
+    uint64_t first, last;
+};
+
+static void range_put(struct fsm *f, const struct key *prefix, struct range r)
+{
+    struct key k = *prefix;
+    key_add_u64(&k, r.last);
+    uint8_t value[9] = {VALUE_VERSION};
+    put_le64(value + 1, r.first);
+    rows_put(f, &k, BYTES(value, sizeof value));
+}
+
+static void range_delete(struct fsm *f, const struct key *prefix, uint64_t last)
+{
+    struct key k = *prefix;
+    key_add_u64(&k, last);
+    rows_delete(f, &k);
+}
+
+static int range_decode(struct fsm *f, struct bytes key, struct bytes value, struct range *out)
+{
+    if (value.len != 9 || value.data[0] != VALUE_VERSION || key.len < 10) {
+        return fsm_note(f, ERR_CORRUPT);
+    }
+    *out = (struct range){.first = get_le64(value.data + 1), .last = get_be64(key.data + key.len - 8)};
+    return 0;
+}
+
+/* The first range with last >= id. ERR_NOT_FOUND. */
+static int range_seek(struct fsm *f, const struct key *prefix, uint64_t id, struct range *out)
+{
+    struct key from = *prefix;
+    key_add_u64(&from, id);
+    struct overlay_scan s;
+    overlay_scan_init(&s, f->overlay, key_bytes(prefix), key_bytes(&from));
+    int rc = s.valid ? range_decode(f, s.key, s.value, out)
+                     : fsm_note(f, s.error < 0 ? s.error : ERR_NOT_FOUND);
+    overlay_scan_release(&s);
+    return rc;
+}
+
+/* Takes [take.first, take.last] out of a range that holds it. */
+static void range_cut(struct fsm *f, const struct key *prefix, struct range r, struct range take)
+{
+    CHECK(r.first <= take.first && take.first <= take.last && take.last <= r.last);
+    if (take.last < r.last) {
+        range_put(f, prefix, (struct range){.first = take.last + 1, .last = r.last});
+    } else {
+        range_delete(f, prefix, r.last);
+    }
+    if (take.first > r.first) {
+        range_put(f, prefix, (struct range){.first = r.first, .last = take.first - 1});
+    }
+}
+
+/* ---- garbage ---------------------------------------------------------------------- */
+
+static void garbage_prefix(struct key *k, uint32_t pg)
+{
+    key_start(k, SPACE_STRIPE, 'g');
+    key_add_u32(k, pg);
+}
+
+int stripes_make_garbage(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last)
+{
+    struct key prefix;
+    garbage_prefix(&prefix, pg);
+    *fsm_counter(f, COUNT_GARBAGE_IDS) += last - first + 1;
+    struct range r = {.first = first, .last = last};
+    struct range before;
+    if (first > 0) { /* joins the range that ends right before */
+        int rc = range_seek(f, &prefix, first - 1, &before);
+        if (rc < 0 && rc != ERR_NOT_FOUND) {
+            return rc;
+        }
+        if (rc == 0 && before.last == first - 1) {
+            range_delete(f, &prefix, before.last);
+            r.first = before.first;
+        }
+    }
+    range_put(f, &prefix, r);
+    return 0;
+}
+
+int stripes_garbage_done(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last)
+{
+    struct key prefix;
+    garbage_prefix(&prefix, pg);
+    while (first <= last) {
+        struct range r;
+        int rc = range_seek(f, &prefix, first, &r);
+        if (rc < 0 || r.first > last) {
+            return rc == ERR_NOT_FOUND ? 0 : rc;
+        }
+        struct range take = {.first = r.first > first ? r.first : first,
+                             .last = r.last < last ? r.last : last};
+        range_cut(f, &prefix, r, take);
+        *fsm_counter(f, COUNT_GARBAGE_IDS) -= take.last - take.first + 1;
+        if (take.last == UINT64_MAX) {
+            break;
+        }
+        first = take.last + 1;
+    }
+    return 0;
+}
+
+/* ---- grants ------------------------------------------------------------------------ */
+
+static void grant_prefix(struct key *k, uint64_t session)
+{
+    key_start(k, SPACE_SESSION, 'g');
+    key_add_u64(k, session);
+}
+
+static int grant_take(struct fsm *f, struct stripe_id at)
+{
+    struct key prefix;
+    grant_prefix(&prefix, f->session);
+    key_add_u32(&prefix, at.pg);
+    struct range r;
+    int rc = range_seek(f, &prefix, at.id, &r);
+    if (rc < 0 || r.first > at.id) {
+        return rc < 0 && rc != ERR_NOT_FOUND ? rc : ERR_DEAD_ID;
+    }
+    range_cut(f, &prefix, r, (struct range){.first = at.id, .last = at.id});
+    return 0;
+}
+
+struct choosing {
+    uint32_t k, m, cursor;
+    uint32_t *at_or_after, *before; /* group ids on either side of the cursor */
+    unsigned n_after, n_before, max;
+};
+
+static int choose_group(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    struct choosing *c = ctx;
+    struct group g = {.id = get_be32(key.data + 2)};
+    int rc = fsm_note(f, stripes_group_decode(value, &g));
+    if (rc < 0) {
+        return rc;
+    }
+    if (g.k != c->k || g.m != c->m) {
+        return 0;
+    }
+    if (g.id >= c->cursor) {
+        c->at_or_after[c->n_after++] = g.id;
+    } else if (c->n_before < c->max) {
+        c->before[c->n_before++] = g.id;
+    }
+    return c->n_after == c->max;
+}
+
+static int grant_in(struct fsm *f, uint32_t pg, uint32_t count, struct stripe_grant *out)
+{
+    struct group g;
+    int rc = stripes_group(f, pg, &g);
+    if (rc < 0) {
+        return rc;
+    }
+    struct key prefix;
+    grant_prefix(&prefix, f->session);
+    key_add_u32(&prefix, pg);
+    range_put(f, &prefix, (struct range){.first = g.next_id, .last = g.next_id + count - 1});
+    *out = (struct stripe_grant){.pg = pg, .first = g.next_id, .count = count};
+    g.next_id += count;
+    stripes_group_put(f, &g);
+    return 0;
+}
+
+int stripes_grant(struct fsm *f, struct stripe_wish wish, struct stripe_grant out[STRIPES_GRANTS_MAX],
+                  unsigned *ret_n)
+{
+    if (wish.count == 0 || wish.count > STRIPES_IDS_MAX) {
+        return -EINVAL;
+    }
+    uint32_t after[STRIPES_GRANTS_MAX], before[STRIPES_GRANTS_MAX];
+    struct choosing c = {.k = wish.k,
+                         .m = wish.m,
+                         .cursor = (uint32_t)f->counters.v[COUNT_GRANT_CURSOR],
+                         .at_or_after = after,
+                         .before = before,
+                         .max = wish.count < STRIPES_GRANTS_MAX ? wish.count : STRIPES_GRANTS_MAX};
+    struct key prefix;
+    stripes_group_prefix(&prefix);
+    int rc = rows_each(f, &prefix, choose_group, &c);
+    if (rc < 0) {
+        return rc;
+    }
+    unsigned n = 0;
+    uint32_t chosen[STRIPES_GRANTS_MAX];
+    for (unsigned i = 0; i < c.n_after; i++) {
+        chosen[n++] = after[i];
+    }
+    for (unsigned i = 0; i < c.n_before && n < c.max; i++) {
+        chosen[n++] = before[i];
+    }
+    if (n == 0) {
+        return ERR_BUSY;
+    }
+    for (unsigned i = 0; i < n && rc == 0; i++) {
+        uint32_t count = wish.count / n + (i < wish.count % n ? 1 : 0);
+        rc = grant_in(f, chosen[i], count, &out[i]);
+    }
+    *fsm_counter(f, COUNT_GRANT_CURSOR) = (uint64_t)chosen[n - 1] + 1;
+    *ret_n = n;
+    return rc;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    const struct stripe_id *x = a, *y = b;
+    if (x->pg != y->pg) {
+        return x->pg < y->pg ? -1 : 1;
+    }
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+struct retiring {
+    const struct stripe_id *keep; /* sorted */
+    size_t n, at;
+};
+
+static int retire_range(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    struct retiring *r = ctx;
+    struct range range;
+    int rc = range_decode(f, key, value, &range);
+    struct key prefix = {.len = 0};
+    key_add_bytes(&prefix, BYTES(key.data, key.len - 8));
+    uint32_t pg = get_be32(key.data + key.len - 12);
+    if (rc < 0) {
+        return rc;
+    }
+    range_delete(f, &prefix, range.last);
+    uint64_t next = range.first;
+    while (r->at < r->n && compare_ids(&r->keep[r->at], &(struct stripe_id){pg, range.first}) < 0) {
+        r->at++;
+    }
+    for (; r->at < r->n && r->keep[r->at].pg == pg && r->keep[r->at].id <= range.last; r->at++) {
+        uint64_t id = r->keep[r->at].id;
+        if (id < next) {
+            continue; /* named twice */
+        }
+        range_put(f, &prefix, (struct range){.first = id, .last = id});
+        if (id > next) {
+            rc = stripes_make_garbage(f, pg, next, id - 1);
+        }
+        next = id + 1;
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return next <= range.last ? stripes_make_garbage(f, pg, next, range.last) : 0;
+}
+
+int stripes_retire(struct fsm *f, uint64_t session, const struct stripe_id *keep, size_t n_keep)
+{
+    struct stripe_id *sorted = NULL;
+    if (n_keep > 0) {
+        sorted = xmemdup(keep, n_keep * sizeof *keep);
+        qsort(sorted, n_keep, sizeof *sorted, compare_ids);
+    }
+    struct retiring r = {.keep = sorted, .n = n_keep};
+    struct key prefix;
+    grant_prefix(&prefix, session);
+    int rc = rows_each(f, &prefix, retire_range, &r);
+    free(sorted);
+    return rc;
+}
+
+/* ---- stripes and references ----------------------------------------------------------- */
+
+static void stripe_key(struct key *k, struct stripe_id at)
+{
+    key_start(k, SPACE_STRIPE, 's');
+    key_add_u32(k, at.pg);
+    key_add_u64(k, at.id);
+}
+
+static void referrer_key(struct key *k, struct stripe_id at, const struct referrer *who)
+{
+    key_start(k, SPACE_STRIPE, 'r');
+    key_add_u32(k, at.pg);
+    key_add_u64(k, at.id);
+    key_add_u64(k, who->volume);
+    key_add_u64(k, who->ino);
+    key_add_u64(k, who->end);
+    if (who->snapshot != 0) {
+        key_add_u64(k, who->snapshot);
+    }
+}
+
+static void stripe_put(struct fsm *f, struct stripe_id at, const struct stripe_row *row)
+{
+    struct key k;
+    stripe_key(&k, at);
+    buf_clear(&f->scratch);
+    stripe_row_encode(&f->scratch, row);
+    rows_put(f, &k, buf_bytes(&f->scratch));
+}
+
+int stripes_get(struct fsm *f, struct stripe_id at, struct stripe_row *out)
+{
+    struct key k;
+    stripe_key(&k, at);
+    int rc = rows_get(f, &k, &f->value);
+    return rc < 0 ? rc : fsm_note(f, stripe_row_decode(buf_bytes(&f->value), out));
+}
+
+static struct stripe_code row_code(const struct stripe_row *row)
+{
+    return (struct stripe_code){.kind = row->kind, .k = row->k, .m = row->m};
+}
+
+static int check_shape(const struct stripe_commit *c, const struct group *g)
+{
+    struct stripe_code code = row_code(&c->row);
+    uint32_t width = g->k + g->m;
+    if (!stripe_code_valid(code) || c->row.length == 0 || c->row.length > stripe_length_max(code) ||
+        c->row.slot_mask >> width != 0 ||
+        __builtin_popcountll(c->row.slot_mask) != code.k + code.m) {
+        return -EINVAL;
+    }
+    for (unsigned i = 0; i < width; i++) {
+        if ((c->row.slot_mask >> i & 1) != 0 && g->slot[i] == 0) {
+            return -EINVAL; /* a vacant slot holds nothing */
+        }
+    }
+    return stripe_tolerates(code, c->row.slot_mask, g->m) ? 0 : ERR_CHANGED;
+}
+
+int stripes_commit(struct fsm *f, const struct stripe_commit *c)
+{
+    struct group g;
+    int rc = stripes_group(f, c->at.pg, &g);
+    if (rc < 0) {
+        return rc == ERR_NOT_FOUND ? ERR_DEAD_ID : rc;
+    }
+    if (g.epoch != c->epoch) {
+        return ERR_STALE_EPOCH;
+    }
+    rc = check_shape(c, &g);
+    if (rc == 0) {
+        rc = grant_take(f, c->at);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    stripe_put(f, c->at, &c->row);
+    *fsm_counter(f, COUNT_STRIPES) += 1;
+    *fsm_counter(f, COUNT_STORED_BYTES) += stripe_stored_bytes(row_code(&c->row), c->row.length);
+    return 0;
+}
+
+/* A row that must be there: an extent refers to it. */
+static int stripe_load(struct fsm *f, struct stripe_id at, struct stripe_row *out)
+{
+    int rc = stripes_get(f, at, out);
+    return rc == ERR_NOT_FOUND ? fsm_note(f, ERR_CORRUPT) : rc;
+}
+
+int stripes_ref(struct fsm *f, struct stripe_id at, const struct referrer *who, uint64_t bytes)
+{
+    struct stripe_row row;
+    int rc = stripe_load(f, at, &row);
+    if (rc < 0) {
+        return rc;
+    }
+    row.refs++;
+    row.live_bytes += bytes;
+    stripe_put(f, at, &row);
+    struct key k;
+    referrer_key(&k, at, who);
+    rows_put_mark(f, &k);
+    return 0;
+}
+
+int stripes_unref(struct fsm *f, struct stripe_id at, const struct referrer *who, uint64_t bytes)
+{
+    struct stripe_row row;
+    int rc = stripe_load(f, at, &row);
+    if (rc < 0) {
+        return rc;
+    }
+    CHECK(row.refs > 0);
+    row.refs--;
+    row.live_bytes -= bytes;
+    struct key k;
+    referrer_key(&k, at, who);
+    rows_delete(f, &k);
+    if (row.refs > 0) {
+        stripe_put(f, at, &row);
+        return 0;
+    }
+    stripe_key(&k, at);
+    rows_delete(f, &k);
+    *fsm_counter(f, COUNT_STRIPES) -= 1;
+    *fsm_counter(f, COUNT_STORED_BYTES) -= stripe_stored_bytes(row_code(&row), row.length);
+    return stripes_make_garbage(f, at.pg, at.id, at.id);
+}
+
+int stripes_shrink(struct fsm *f, struct stripe_id at, uint64_t bytes)
+{
+    struct stripe_row row;
+    int rc = stripe_load(f, at, &row);
+    if (rc == 0) {
+        row.live_bytes -= bytes;
+        stripe_put(f, at, &row);
+    }
+    return rc;
+}
