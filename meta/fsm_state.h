@@ -26,6 +26,7 @@ enum counter {
     COUNT_SESSIONS,
     COUNT_LOCKS,
     COUNT_REAPS,
+    COUNT_REIGN,        /* log index of the last ENTRY_LEAD */
     COUNT_N
 };
 struct counters {

@@ -172,6 +172,7 @@ void inode_encode(struct buf *out, const struct inode *i, uint64_t born)
     buf_le64(out, i->entries);
     buf_le32(out, i->xattr_bytes);
     buf_le32(out, i->orphans);
+    buf_le32(out, i->inline_bytes);
     buf_le32(out, i->cuts);
 }
 
@@ -201,6 +202,7 @@ int inode_decode(struct bytes value, struct inode *out)
     i.entries = cursor_le64(&c);
     i.xattr_bytes = cursor_le32(&c);
     i.orphans = cursor_le32(&c);
+    i.inline_bytes = cursor_le32(&c);
     i.cuts = cursor_le32(&c);
     rc = close_value(&c);
     if (rc == 0) {

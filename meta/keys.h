@@ -74,6 +74,7 @@ struct inode {
     uint64_t entries;    /* of a directory */
     uint32_t xattr_bytes;
     uint32_t orphans;    /* sessions that hold it though it has no name */
+    uint32_t inline_bytes; /* of allocated: what TABLE_INLINE holds */
     uint32_t cuts;       /* ranges whose extents are dead but not yet freed */
 };
 void inode_encode(struct buf *out, const struct inode *i, uint64_t born);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "base/mem.h"
 
 /* Ranges of ids (grants and garbage) are keyed by their last id, with the first in the value: the range
  * that holds an id is then found by one seek, and shrinking it from the left, which is what a client that uses its ids in
