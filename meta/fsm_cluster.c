@@ -202,7 +202,7 @@ static int server_register(struct fsm *f, const Cfs__LogRegister *m)
     if (m->server.len != 16 || strlen(m->address) > 255) {
         return ERR_MALFORMED;
     }
-    uint32_t id;
+    uint32_t id = 0;
     int rc = server_id(f, BYTES(m->server.data, 16), &id);
     if (rc < 0) {
         return rc;

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "admin.pb-c.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "meta/extents.h"
@@ -280,10 +281,10 @@ static int listing_add(struct fsm *f, struct listing *l, struct bytes key, const
         ops_attr(&i, &attr);
         e.attr = &attr;
     }
-    size_t len = cfs__readdir_reply__entry__get_packed_size(&e);
+    size_t len = protobuf_c_message_get_packed_size(&e.base);
     buf_u8(l->reply, 1 << 3 | 2); /* field 1 of ReaddirReply */
     buf_varint(l->reply, len);
-    cfs__readdir_reply__entry__pack(&e, buf_extend(l->reply, len));
+    protobuf_c_message_pack(&e.base, buf_extend(l->reply, len));
     return 0;
 }
 
