@@ -22,6 +22,14 @@ fuse_ino_t ops_node(const struct ops *o, uint64_t ino)
     return ino == o->c->arena->h->root_ino ? FUSE_ROOT_ID : ino;
 }
 
+void ops_note_seq(struct ops *o, uint64_t seq)
+{
+    struct arena_header *h = o->c->arena->h;
+    if (seq >= h->next_seq) {
+        arena_publish64(&h->next_seq, seq + 1);
+    }
+}
+
 /* ---- attributes ---- */
 
 struct inode *ops_take_lookup(struct ops *o, const Cfs__LookupReply *reply)

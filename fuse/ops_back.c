@@ -1,12 +1,11 @@
-/* Commands that no kernel request waits for: orphans to let go, access times, locks of a closed handle, fences. They are
+/* Commands that no kernel request waits for: orphans to let go, access times, locks of a closed handle. They are
  * not in the arena: what must survive the worker is there in another form (CLOSED handles); the rest may be lost. */
 #include <stdlib.h>
 
-#include "base/check.h"
 #include "base/mem.h"
 #include "fuse/ops_internal.h"
 
-enum job_kind { JOB_RELEASE, JOB_ACCESS, JOB_LOCKS, JOB_FENCE };
+enum job_kind { JOB_RELEASE, JOB_ACCESS, JOB_LOCKS };
 
 struct job { /* one command under way */
     struct command cmd;
@@ -41,9 +40,6 @@ static void on_job(struct command *cmd)
     for (unsigned i = 0; i < j->n; i++) {
         if (j->kind == JOB_RELEASE && cmd->rc == 0) {
             handles_orphan_gone(o->handles, j->ino[i]);
-        } else if (j->kind == JOB_FENCE && j->ino[i] != 0) {
-            itable_forget(o->c->itable, j->ino[i]);
-            fuseloop_invalidate_inode(o->loop, ops_node(o, j->ino[i]), -1, 0);
         }
     }
     buf_release(&cmd->ops);
@@ -74,6 +70,7 @@ static void job_submit(struct job *j, Cfs__Op **op, size_t n)
     cfs__ops__pack(&ops, buf_extend(&j->cmd.ops, cfs__ops__get_packed_size(&ops)));
     list_add_tail(&j->b->jobs, &j->node);
     session_submit(s, &j->cmd);
+    ops_note_seq(j->b->o, j->cmd.seq);
 }
 
 /* ---- orphans ---- */
@@ -195,17 +192,6 @@ void background_drop_locks(struct background *b, uint64_t ino, uint64_t fh)
     Cfs__Op op = CFS__OP__INIT;
     op.lock_drop = &drop;
     job_submit(job_new(b, JOB_LOCKS), (Cfs__Op *[]){&op}, 1);
-}
-
-void background_fence(struct background *b, const uint64_t *ino, unsigned n)
-{
-    struct job *j = job_new(b, JOB_FENCE);
-    CHECK(n <= OPS_BATCH_MAX);
-    for (unsigned i = 0; i < n; i++) {
-        j->ino[i] = ino[i];
-    }
-    j->n = n;
-    job_submit(j, NULL, 0);
 }
 
 struct background *background_new(struct ops *o)

@@ -19,9 +19,7 @@
  * A task is one kernel request on its way. It waits for at most one thing of each sort (a command, a read, a fetch of
  * attributes, the writer, the reader) and goes on in `then`. It ends when the kernel is answered: fuseloop
  * then frees the request record and calls task_free through opreq.free_ctx, so nothing may be touched after
- * fuse_reply_*. A request that a fatal signal ends is answered EINTR at once, and task_free drops what was outstanding:
- * the command of it will still be executed, so its local half is done too (`local`) and what it may
- * have changed is forgotten once the command is surely through (a fence command). */
+ * fuse_reply_*. When the caller is being killed, fuseloop answers it and lets the task go on to its end. */
 enum {
     OPS_NAMES_MAX = 32768,
     OPS_RELEASE_DELAY_MS = 20,
@@ -89,7 +87,7 @@ struct task {
     uint64_t to_dir;         /* rename, link: the directory of the new name */
     const char *data;        /* of a write, in the request's record */
     bool quiesced, quiesced2;
-    bool submitted, interrupted, retried;
+    bool submitted, retried;
     bool reply_waits;        /* for the writer to be still */
     bool beside;             /* its command runs beside the wait for the writer */
     int rc;
@@ -150,6 +148,8 @@ void task_names(struct task *t, uint64_t dir, const char *name);
 void task_names2(struct task *t, uint64_t dir, const char *name);
 
 /* ---- ops.c: shared ---- */
+/* A number was assigned: the next worker must not give it to another command. Before anything is sent. */
+void ops_note_seq(struct ops *o, uint64_t seq);
 uint64_t ops_ino(const struct ops *o, fuse_ino_t node);
 fuse_ino_t ops_node(const struct ops *o, uint64_t ino);
 struct inode *ops_take_lookup(struct ops *o, const Cfs__LookupReply *reply);
@@ -175,7 +175,6 @@ void background_free(struct background *b);
 void background_release(struct background *b, uint64_t ino); /* an orphan that nobody has open */
 void background_access(struct background *b, uint64_t ino, int64_t atime);
 void background_drop_locks(struct background *b, uint64_t ino, uint64_t fh);
-void background_fence(struct background *b, const uint64_t *ino, unsigned n);
 
 /* ---- the callbacks, by file ---- */
 void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
@@ -231,7 +230,5 @@ void ops_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct
                int sleep);
 void ops_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
 void ops_locks_ended(struct ops *o);
-/* An interrupted lock request: cancels it. False if the task does not wait for a lock. */
-bool ops_lock_interrupt(struct task *t);
 
 #endif

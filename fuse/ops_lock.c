@@ -71,23 +71,23 @@ static void cancel(struct task *t)
     task_submit(t, &op, cancel_done);
 }
 
-bool ops_lock_interrupt(struct task *t)
+/* Once: from here on its own answer ends it. */
+static void on_interrupt(struct opreq *r)
 {
-    if (t->ticket == 0 || t->cmd_out) {
-        return false; /* a lock request in flight looks at t->interrupted when it is answered */
-    }
+    struct task *t = r->ctx;
+    r->on_interrupt = NULL;
     cancel(t);
-    return true;
 }
 
+/* A signal that came before is found by fuseloop as soon as on_interrupt is there. */
 static void park(struct task *t, uint64_t ticket)
 {
     t->ticket = ticket;
     table_add(&t->o->tickets, &t->by_ticket, table_mix(ticket));
     if (granted_before(t->o, ticket)) {
         task_error(t, 0);
-    } else if (t->interrupted) {
-        cancel(t);
+    } else {
+        t->r->on_interrupt = on_interrupt;
     }
 }
 
@@ -139,7 +139,6 @@ static void lock_submit(struct task *t, Cfs__LockOp *l)
 {
     struct arena_handle *handle = task_handle(t);
     if (opreq_ticket(t->r) != 0) { /* parked already by an earlier worker */
-        t->ticket = 0;
         if (opreq_seq(t->r) != 0) {
             t->ticket = opreq_ticket(t->r);
             table_add(&t->o->tickets, &t->by_ticket, table_mix(t->ticket));

@@ -40,18 +40,6 @@ static void changes_end(struct task *t, bool known)
     }
 }
 
-/* The request was answered while its command was on its way: it will be executed all the same. */
-static void abandon_command(struct task *t)
-{
-    uint64_t touched[] = {t->ino, t->dir[0], t->dir[1], t->victim, t->in2 ? t->in2->ino : 0};
-    if (t->local != NULL) {
-        t->local(t);
-    }
-    session_abandon(t->o->c->session, &t->cmd);
-    background_fence(t->o->background, touched, array_count(touched));
-    changes_end(t, false);
-}
-
 static void stop_waiting(struct task *t)
 {
     list_remove(&t->node);
@@ -71,8 +59,8 @@ static void stop_waiting(struct task *t)
     if (t->ticket != 0) {
         table_remove(&t->o->tickets, &t->by_ticket);
     }
-    if (t->cmd_out) {
-        abandon_command(t);
+    if (t->cmd_out) { /* only at the end of the worker */
+        session_abandon(t->o->c->session, &t->cmd);
     }
 }
 
@@ -110,18 +98,6 @@ static void task_free(void *ctx)
     resume_waiters(&waiters);
 }
 
-/* A signal: a lock request is cancelled; anything else ends only when the caller is being killed. */
-static void on_interrupt(struct opreq *r)
-{
-    struct task *t = r->ctx;
-    t->interrupted = true;
-    if (r->fatal) {
-        fuse_reply_err(t->req, EINTR);
-        return;
-    }
-    (void)ops_lock_interrupt(t);
-}
-
 struct task *task_begin(fuse_req_t req, fuse_ino_t node, const struct fuse_file_info *fi)
 {
     struct client *c = fuse_req_userdata(req);
@@ -144,7 +120,6 @@ struct task *task_begin(fuse_req_t req, fuse_ino_t node, const struct fuse_file_
     buf_init(&t->cmd.ops);
     t->r->ctx = t;
     t->r->free_ctx = task_free;
-    t->r->on_interrupt = on_interrupt;
     return t;
 }
 
@@ -280,6 +255,7 @@ static void submit(struct task *t, Cfs__Op *op, task_done done, uint64_t seq)
     t->done = done;
     t->cmd_out = true;
     session_submit(t->o->c->session, &t->cmd);
+    ops_note_seq(t->o, t->cmd.seq);
     t->r->command = &t->cmd;
 }
 
