@@ -1,0 +1,460 @@
+/* A world for ops without kernel, session, writer and reader: each side is a fake that records what it is asked and
+ * answers when the test says so. Included by test programs of ops only (definitions, not declarations). */
+#ifndef CFS_TEST_OPS_FAKES_H
+#define CFS_TEST_OPS_FAKES_H
+
+#include <check.h>
+#include <errno.h>
+#include <linux/fuse.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "fuse/ops_internal.h"
+#include "proto/methods.h"
+
+enum { WORLD_HANDLES = 16, ROOT = 100 };
+
+struct fuse_req { /* what libfuse would hold */
+    struct opreq r;
+    struct arena_small record;
+    bool answered, data_answer;
+    int error;
+    struct fuse_entry_param entry;
+    struct fuse_file_info fi;
+    struct stat attr;
+    struct statvfs statfs;
+    struct flock lock;
+    size_t count;
+    char data[8192];
+};
+
+static struct world {
+    struct client client;
+    struct arena arena;
+    struct arena_header header;
+    struct arena_handle handles[WORLD_HANDLES];
+    struct arena_inode inode;
+    struct timers timers;
+    struct opreq *current;
+    struct command *command[64]; /* submitted, not answered, oldest first */
+    unsigned commands, submitted;
+    uint64_t next_seq, released;
+    struct session_read *read[64];
+    unsigned reads, reads_started;
+    struct writer_wait *quiet, *flush, *room;
+    bool dirty, ended;
+    int write_rc;
+    unsigned resumed, truncated, forgotten, writer_started;
+    uint64_t truncated_to;
+    struct fuse_ctx ctx;
+} w;
+
+/* ---- session ---- */
+void session_submit(struct session *s, struct command *cmd)
+{
+    (void)s;
+    if (cmd->seq == 0) {
+        cmd->seq = w.next_seq++;
+    }
+    w.command[w.commands++] = cmd;
+    w.submitted++;
+}
+void session_release_seq(struct session *s, uint64_t seq)
+{
+    (void)s;
+    w.released = seq;
+}
+void session_abandon(struct session *s, struct command *cmd)
+{
+    (void)s;
+    buf_release(&cmd->ops);
+}
+void session_read_start(struct session *s, struct session_read *r)
+{
+    (void)s;
+    w.read[w.reads++] = r;
+    w.reads_started++;
+}
+void session_read_cancel(struct session_read *r)
+{
+    (void)r;
+}
+uint64_t session_id(const struct session *s)
+{
+    (void)s;
+    return 5;
+}
+bool session_ended(const struct session *s)
+{
+    (void)s;
+    return w.ended;
+}
+
+/* ---- fuseloop ---- */
+struct opreq *fuseloop_current(struct fuseloop *f)
+{
+    (void)f;
+    return w.current;
+}
+uint64_t opreq_seq(const struct opreq *r)
+{
+    return r->small->seq;
+}
+void opreq_set_seq(struct opreq *r, uint64_t seq)
+{
+    r->small->seq = seq;
+}
+void opreq_set_ticket(struct opreq *r, uint64_t ticket)
+{
+    r->small->ticket = ticket;
+}
+uint64_t opreq_ticket(const struct opreq *r)
+{
+    return r->small->ticket;
+}
+const void *opreq_raw(const struct opreq *r)
+{
+    return r->small->request;
+}
+
+/* ---- libfuse ---- */
+static int answered(fuse_req_t req)
+{
+    ck_assert(!req->answered);
+    req->answered = true;
+    if (req->r.free_ctx != NULL) {
+        req->r.free_ctx(req->r.ctx);
+    }
+    return 0;
+}
+int fuse_reply_err(fuse_req_t req, int err)
+{
+    req->error = err;
+    return answered(req);
+}
+int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *e)
+{
+    req->entry = *e;
+    return answered(req);
+}
+int fuse_reply_create(fuse_req_t req, const struct fuse_entry_param *e,
+                      const struct fuse_file_info *fi)
+{
+    req->entry = *e;
+    req->fi = *fi;
+    return answered(req);
+}
+int fuse_reply_attr(fuse_req_t req, const struct stat *attr, double timeout)
+{
+    (void)timeout;
+    req->attr = *attr;
+    return answered(req);
+}
+int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    req->fi = *fi;
+    return answered(req);
+}
+int fuse_reply_write(fuse_req_t req, size_t count)
+{
+    req->count = count;
+    return answered(req);
+}
+int fuse_reply_buf(fuse_req_t req, const char *buf, size_t size)
+{
+    ck_assert_uint_le(size, sizeof req->data);
+    if (size > 0) {
+        memcpy(req->data, buf, size);
+    }
+    req->count = size;
+    req->data_answer = true;
+    return answered(req);
+}
+int fuse_reply_iov(fuse_req_t req, const struct iovec *iov, int count)
+{
+    return fuse_reply_buf(req, iov[0].iov_base, count > 0 ? iov[0].iov_len : 0);
+}
+int fuse_reply_xattr(fuse_req_t req, size_t count)
+{
+    req->count = count;
+    return answered(req);
+}
+int fuse_reply_statfs(fuse_req_t req, const struct statvfs *v)
+{
+    req->statfs = *v;
+    return answered(req);
+}
+int fuse_reply_lock(fuse_req_t req, const struct flock *lock)
+{
+    req->lock = *lock;
+    return answered(req);
+}
+int fuse_reply_lseek(fuse_req_t req, off_t off)
+{
+    req->count = (size_t)off;
+    return answered(req);
+}
+void fuse_reply_none(fuse_req_t req)
+{
+    answered(req);
+}
+void *fuse_req_userdata(fuse_req_t req)
+{
+    (void)req;
+    return &w.client;
+}
+const struct fuse_ctx *fuse_req_ctx(fuse_req_t req)
+{
+    (void)req;
+    return &w.ctx;
+}
+int fuse_req_getgroups(fuse_req_t req, int size, gid_t list[])
+{
+    (void)req;
+    (void)size;
+    (void)list;
+    return 0;
+}
+
+/* ---- writer and reader ---- */
+int writer_write(struct writer *x, struct inode *in, uint64_t offset, struct bytes data,
+                 unsigned flags)
+{
+    (void)x;
+    (void)in;
+    (void)offset;
+    (void)data;
+    (void)flags;
+    return w.write_rc;
+}
+void writer_wait_room(struct writer *x, struct writer_wait *wait)
+{
+    (void)x;
+    w.room = wait;
+}
+void writer_wait_cancel(struct writer_wait *wait)
+{
+    (void)wait;
+}
+void writer_flush(struct writer *x, struct inode *in, struct writer_wait *wait)
+{
+    (void)x;
+    (void)in;
+    w.flush = wait;
+}
+void writer_start(struct writer *x, struct inode *in)
+{
+    (void)x;
+    (void)in;
+    w.writer_started++;
+}
+void writer_quiesce(struct writer *x, struct inode *in, bool flush, struct writer_wait *wait)
+{
+    (void)x;
+    (void)in;
+    (void)flush;
+    w.quiet = wait;
+}
+void writer_resume(struct writer *x, struct inode *in)
+{
+    (void)x;
+    (void)in;
+    w.resumed++;
+}
+void writer_truncate(struct writer *x, struct inode *in, uint64_t size)
+{
+    (void)x;
+    (void)in;
+    w.truncated++;
+    w.truncated_to = size;
+}
+void writer_discard(struct writer *x, struct inode *in, uint64_t offset, uint64_t length)
+{
+    (void)x;
+    (void)in;
+    (void)offset;
+    (void)length;
+}
+void writer_forget(struct writer *x, struct inode *in)
+{
+    (void)x;
+    (void)in;
+    w.forgotten++;
+}
+void writer_outline(struct writer *x, struct inode *in, struct writer_wait *wait)
+{
+    (void)x;
+    (void)in;
+    w.flush = wait;
+}
+bool writer_dirty(const struct inode *in)
+{
+    (void)in;
+    return w.dirty;
+}
+uint64_t writer_dirty_bytes(struct writer *x, const struct inode *in)
+{
+    (void)x;
+    (void)in;
+    return 0;
+}
+uint64_t writer_total_dirty(const struct writer *x)
+{
+    (void)x;
+    return w.dirty;
+}
+void writer_drop_clean(struct writer *x, struct inode *in, uint64_t offset, uint64_t length)
+{
+    (void)x;
+    (void)in;
+    (void)offset;
+    (void)length;
+}
+void reader_start(struct reader *x, struct read_request *rr)
+{
+    (void)x;
+    rr->rc = 0;
+    rr->on_done(rr);
+}
+void reader_finish(struct reader *x, struct read_request *rr)
+{
+    (void)x;
+    (void)rr;
+}
+void reader_seek(struct reader *x, struct inode *in, uint64_t offset, bool hole,
+                 void (*on_done)(void *ctx, int rc, uint64_t at), void *ctx)
+{
+    (void)x;
+    (void)in;
+    (void)hole;
+    on_done(ctx, 0, offset);
+}
+void reader_invalidate(struct reader *x, uint64_t ino, uint64_t offset, uint64_t length)
+{
+    (void)x;
+    (void)ino;
+    (void)offset;
+    (void)length;
+}
+
+/* ---- what tests say ---- */
+
+static void world_setup(void)
+{
+    memset(&w, 0, sizeof w);
+    w.header.sizes.handles = WORLD_HANDLES;
+    w.header.root_ino = ROOT;
+    w.header.next_seq = 1;
+    w.next_seq = 1;
+    w.arena = (struct arena){.h = &w.header, .handle = w.handles};
+    timers_init(&w.timers, 1000);
+    w.client.arena = &w.arena;
+    w.client.timers = &w.timers;
+    w.client.policy.inline_limit = 4096;
+    w.client.itable = itable_new(&w.client, 1 << 20);
+    w.client.ops = ops_new(&w.client, NULL);
+}
+
+static void world_teardown(void)
+{
+    ops_free(w.client.ops);
+    itable_free(w.client.itable);
+    timers_release(&w.timers);
+}
+
+/* A kernel request; the arena record outlives a restart of the worker. */
+static fuse_req_t request(uint64_t unique)
+{
+    fuse_req_t q = xcalloc(1, sizeof *q);
+    q->r.unique = unique;
+    q->r.small = &q->record;
+    w.current = &q->r;
+    return q;
+}
+
+/* The worker dies: everything on the heap is gone, the records and handles stay. */
+static fuse_req_t repeated(fuse_req_t old)
+{
+    ops_free(w.client.ops);
+    itable_free(w.client.itable);
+    w.commands = w.reads = 0;
+    w.client.itable = itable_new(&w.client, 1 << 20);
+    w.client.ops = ops_new(&w.client, NULL);
+    ops_rebuild(w.client.ops);
+    fuse_req_t q = request(old->r.unique);
+    q->record = old->record;
+    q->r.repeated = true;
+    return q;
+}
+
+static Cfs__Attr attr_of(uint64_t ino, uint32_t mode, uint64_t change)
+{
+    Cfs__Attr a = CFS__ATTR__INIT;
+    a.ino = ino;
+    a.mode = mode;
+    a.nlink = 1;
+    a.change = change;
+    a.has_flags = 1;
+    return a;
+}
+
+/* Answers the oldest command with one result. */
+static void answer_command(Cfs__OpReply *result)
+{
+    struct command *cmd = w.command[0];
+    ck_assert_uint_gt(w.commands, 0);
+    memmove(w.command, w.command + 1, --w.commands * sizeof w.command[0]);
+    Cfs__OpReply *list[] = {result};
+    Cfs__OpsReply reply = CFS__OPS_REPLY__INIT;
+    reply.n_result = 1;
+    reply.result = list;
+    uint8_t packed[2048];
+    cmd->reply = BYTES(packed, cfs__ops_reply__pack(&reply, packed));
+    cmd->rc = 0;
+    cmd->on_done(cmd);
+}
+
+static void answer_status(int rc)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    r.status = status_of_rc(rc);
+    answer_command(&r);
+}
+
+static void answer_attr(const Cfs__Attr *a)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    Cfs__Attr copy = *a;
+    r.attr = &copy;
+    answer_command(&r);
+}
+
+static Cfs__Ops *sent(unsigned i)
+{
+    ck_assert_uint_lt(i, w.commands);
+    return cfs__ops__unpack(NULL, w.command[i]->ops.len, w.command[i]->ops.data);
+}
+
+static void answer_read(int rc, const ProtobufCMessage *m)
+{
+    static uint8_t packed[65536];
+    struct session_read *r = w.read[0];
+    ck_assert_uint_gt(w.reads, 0);
+    memmove(w.read, w.read + 1, --w.reads * sizeof w.read[0]);
+    r->rc = rc;
+    r->reply = BYTES(packed, m != NULL ? protobuf_c_message_pack(m, packed) : 0);
+    r->on_done(r);
+}
+
+static void answer_lookup(Cfs__Attr a)
+{
+    Cfs__LookupReply r = CFS__LOOKUP_REPLY__INIT;
+    r.attr = &a;
+    answer_read(0, &r.base);
+}
+
+#endif

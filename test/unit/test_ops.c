@@ -1,0 +1,694 @@
+#include "test/unit/ops_fakes.h"
+
+static void run_for(uint64_t ms)
+{
+    timers_run(&w.timers, w.timers.now_ms + ms);
+}
+
+static void looked_up(uint64_t ino, const char *name, uint32_t mode)
+{
+    fuse_req_t q = request(1000 + ino);
+    ops_lookup(q, FUSE_ROOT_ID, name);
+    answer_lookup(attr_of(ino, mode, 1));
+    ck_assert_uint_eq(q->entry.ino, ino);
+    free(q);
+}
+
+static uint64_t opened(uint64_t ino, uint64_t unique)
+{
+    fuse_req_t q = request(unique);
+    struct fuse_file_info fi = {.flags = O_RDWR};
+    ops_open(q, ino, &fi);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    uint64_t fh = q->fi.fh;
+    free(q);
+    return fh;
+}
+
+static void released(uint64_t ino, uint64_t fh)
+{
+    fuse_req_t q = request(5000 + ino);
+    struct fuse_file_info fi = {.fh = fh};
+    ops_release(q, ino, &fi);
+    ck_assert(q->answered);
+    free(q);
+}
+
+START_TEST(absent_name_is_an_answer_the_kernel_may_keep)
+{
+    fuse_req_t q = request(1);
+    ops_lookup(q, FUSE_ROOT_ID, "nope");
+    answer_read(-ENOENT, NULL);
+    ck_assert_int_eq(q->error, 0);
+    ck_assert_uint_eq(q->entry.ino, 0);
+    ck_assert(q->entry.entry_timeout > 1.0);
+    free(q);
+}
+END_TEST
+
+START_TEST(known_name_costs_no_round_trip)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(2);
+    ops_lookup(q, FUSE_ROOT_ID, "f");
+    ck_assert_uint_eq(q->entry.ino, 7);
+    ck_assert_uint_eq(w.reads_started, 1);
+    free(q);
+}
+END_TEST
+
+START_TEST(root_of_the_mount_is_node_one_both_ways)
+{
+    fuse_req_t q = request(1);
+    ops_getattr(q, FUSE_ROOT_ID, NULL);
+    answer_lookup(attr_of(ROOT, S_IFDIR | 0755, 1));
+    ck_assert_uint_eq(q->attr.st_ino, ROOT);
+    free(q);
+    q = request(2);
+    ops_lookup(q, ROOT + 1, "..");
+    answer_lookup(attr_of(ROOT, S_IFDIR | 0755, 1));
+    ck_assert_uint_eq(q->entry.ino, FUSE_ROOT_ID);
+    free(q);
+}
+END_TEST
+
+START_TEST(getattrs_of_one_inode_share_a_call)
+{
+    fuse_req_t a = request(1);
+    ops_getattr(a, 7, NULL);
+    fuse_req_t b = request(2);
+    ops_getattr(b, 7, NULL);
+    ck_assert_uint_eq(w.reads_started, 1);
+    answer_lookup(attr_of(7, S_IFREG | 0600, 1));
+    ck_assert(a->answered && b->answered);
+    free(a);
+    free(b);
+}
+END_TEST
+
+START_TEST(create_is_repeated_with_its_number_and_finds_its_handle)
+{
+    struct fuse_file_info fi = {.flags = O_RDWR | O_CREAT | O_EXCL};
+    fuse_req_t q = request(1);
+    ops_create(q, FUSE_ROOT_ID, "f", 0644, &fi);
+    ck_assert_uint_eq(q->record.seq, 1);
+    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 1);
+    answer_attr(&a);
+    uint64_t fh = q->fi.fh;
+    /* It died after answering, before the record was freed. */
+    w.next_seq = 50;
+    fuse_req_t again = repeated(q);
+    ops_create(again, FUSE_ROOT_ID, "f", 0644, &fi);
+    ck_assert_uint_eq(w.command[0]->seq, 1);
+    answer_attr(&a);
+    ck_assert_uint_eq(again->fi.fh, fh);
+    ck_assert_uint_eq(handles_count(w.client.ops->handles, 7), 1);
+    free(q);
+    free(again);
+}
+END_TEST
+
+START_TEST(directory_made_here_is_known_whole)
+{
+    fuse_req_t q = request(1);
+    ops_mkdir(q, FUSE_ROOT_ID, "d", 0755);
+    Cfs__Attr a = attr_of(8, S_IFDIR | 0755, 1);
+    answer_attr(&a);
+    free(q);
+    q = request(2);
+    ops_lookup(q, 8, "x");
+    ck_assert(q->answered);
+    ck_assert_uint_eq(q->entry.ino, 0);
+    ck_assert_uint_eq(w.reads_started, 0);
+    free(q);
+}
+END_TEST
+
+static fuse_req_t unlinking(uint64_t unique, bool *ret_held)
+{
+    fuse_req_t q = request(unique);
+    ops_unlink(q, FUSE_ROOT_ID, "f");
+    Cfs__Ops *ops = sent(w.commands - 1);
+    *ret_held = ops->op[0]->unlink->held;
+    cfs__ops__free_unpacked(ops, NULL);
+    return q;
+}
+
+static void answer_removed(uint64_t ino, bool orphaned)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    Cfs__Attr victim = attr_of(ino, S_IFREG | 0644, 2);
+    victim.nlink = 0;
+    r.victim = &victim;
+    r.has_orphaned = 1;
+    r.orphaned = orphaned;
+    answer_command(&r);
+}
+
+START_TEST(unlink_of_a_closed_file_is_not_held)
+{
+    bool held;
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = unlinking(1, &held);
+    ck_assert(!held);
+    answer_removed(7, false);
+    ck_assert(q->answered);
+    free(q);
+}
+END_TEST
+
+START_TEST(unlink_of_an_unknown_name_is_held_and_let_go_behind)
+{
+    bool held;
+    fuse_req_t q = unlinking(1, &held);
+    ck_assert(held);
+    answer_removed(7, true);
+    ck_assert(q->answered);
+    ck_assert_uint_eq(handles_total(w.client.ops->handles), 1);
+    run_for(OPS_RELEASE_DELAY_MS);
+    Cfs__Ops *ops = sent(0);
+    ck_assert_uint_eq(ops->op[0]->release->ino[0], 7);
+    cfs__ops__free_unpacked(ops, NULL);
+    answer_status(0);
+    ck_assert_uint_eq(handles_total(w.client.ops->handles), 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(orphan_is_released_after_its_last_handle_also_by_the_next_worker)
+{
+    bool held;
+    looked_up(7, "f", S_IFREG | 0644);
+    uint64_t fh = opened(7, 1);
+    fuse_req_t q = unlinking(2, &held);
+    ck_assert(held);
+    answer_removed(7, true);
+    ck_assert_uint_eq(w.commands, 0);
+    released(7, fh);
+    fuse_req_t none = repeated(q);
+    run_for(OPS_RELEASE_DELAY_MS);
+    Cfs__Ops *ops = sent(0);
+    ck_assert_uint_eq(ops->op[0]->release->ino[0], 7);
+    cfs__ops__free_unpacked(ops, NULL);
+    answer_status(0);
+    free(q);
+    free(none);
+}
+END_TEST
+
+START_TEST(open_waits_for_a_removal_that_said_not_held)
+{
+    bool held;
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = unlinking(1, &held);
+    fuse_req_t o = request(2);
+    struct fuse_file_info fi = {.flags = O_RDONLY};
+    ops_open(o, 7, &fi);
+    ck_assert(!o->answered);
+    answer_status(-EPERM); /* it was not removed after all */
+    ck_assert_int_eq(q->error, EPERM);
+    ck_assert(o->answered);
+    ck_assert_int_eq(o->error, 0);
+    free(q);
+    free(o);
+}
+END_TEST
+
+static void set_size(fuse_req_t q, uint64_t size)
+{
+    struct fuse_in_header *head = (void *)q->record.request;
+    struct fuse_setattr_in *in = (void *)(head + 1);
+    in->valid = FATTR_SIZE;
+    in->size = size;
+}
+
+START_TEST(truncate_stills_the_writer_first_and_trims_after_the_answer)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    set_size(q, 10);
+    ops_setattr(q, 7, NULL, 0, NULL);
+    ck_assert_uint_eq(w.commands, 0);
+    w.quiet->on_done(w.quiet, 0);
+    ck_assert_uint_eq(w.commands, 1);
+    ck_assert_uint_eq(w.truncated, 0);
+    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 2);
+    a.size = 10;
+    answer_attr(&a);
+    ck_assert_uint_eq(w.truncated_to, 10);
+    ck_assert_uint_eq(w.resumed, 1);
+    ck_assert_int_eq(q->attr.st_size, 10);
+    free(q);
+}
+END_TEST
+
+START_TEST(refused_truncate_changes_nothing_here)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    set_size(q, 10);
+    ops_setattr(q, 7, NULL, 0, NULL);
+    w.quiet->on_done(w.quiet, 0);
+    answer_status(-ENOSPC);
+    ck_assert_int_eq(q->error, ENOSPC);
+    ck_assert_uint_eq(w.truncated, 0);
+    ck_assert_uint_eq(w.resumed, 1);
+    free(q);
+}
+END_TEST
+
+START_TEST(numbered_truncate_is_submitted_at_once_and_waits_for_both)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    set_size(q, 10);
+    q->record.seq = 33;
+    fuse_req_t again = repeated(q);
+    ops_setattr(again, 7, NULL, 0, NULL);
+    ck_assert_uint_eq(w.command[0]->seq, 33);
+    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 2);
+    a.size = 10;
+    answer_attr(&a);
+    ck_assert(!again->answered);
+    w.quiet->on_done(w.quiet, 0);
+    ck_assert(again->answered);
+    ck_assert_uint_eq(w.truncated_to, 10);
+    free(q);
+    free(again);
+}
+END_TEST
+
+START_TEST(write_error_is_told_once_to_each_descriptor_that_was_open)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    uint64_t a = opened(7, 1), b = opened(7, 2);
+    struct inode *in = itable_find(w.client.itable, 7);
+    w.inode = (struct arena_inode){.ino = 7, .error = -ENOSPC, .errors = 1};
+    in->dirty = &w.inode;
+    uint64_t late = opened(7, 3);
+    const uint64_t fhs[] = {a, a, b, late};
+    const int expected[] = {ENOSPC, 0, ENOSPC, 0};
+    for (unsigned i = 0; i < array_count(fhs); i++) {
+        fuse_req_t q = request(10 + i);
+        struct fuse_file_info fi = {.fh = fhs[i]};
+        ops_fsync(q, 7, 0, &fi);
+        w.flush->on_done(w.flush, 0);
+        ck_assert_int_eq(q->error, expected[i]);
+        free(q);
+    }
+    in->dirty = NULL;
+}
+END_TEST
+
+START_TEST(write_waits_for_room_and_is_answered_once)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    struct fuse_file_info fi = {.fh = opened(7, 2)};
+    w.current = &q->r;
+    w.write_rc = -EAGAIN;
+    ops_write(q, 7, "abc", 3, 0, &fi);
+    ck_assert(!q->answered);
+    w.write_rc = 0;
+    w.room->on_done(w.room, 0);
+    ck_assert_uint_eq(q->count, 3);
+    free(q);
+}
+END_TEST
+
+START_TEST(rename_of_a_dirty_file_flushes_it_first)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    w.dirty = true;
+    fuse_req_t q = request(1);
+    ops_rename(q, FUSE_ROOT_ID, "f", FUSE_ROOT_ID, "g", 0);
+    ck_assert_uint_eq(w.commands, 0);
+    w.flush->on_done(w.flush, 0);
+    ck_assert_uint_eq(w.commands, 1);
+    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 2);
+    answer_attr(&a);
+    ck_assert_int_eq(q->error, 0);
+    ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("g", 1)), 7);
+    ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("f", 1)), 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(close_drops_locks_only_where_one_was_asked_for)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    struct fuse_file_info fi = {.fh = opened(7, 1), .lock_owner = 77};
+    fuse_req_t q = request(2);
+    ops_flush(q, 7, &fi);
+    ck_assert(q->answered);
+    free(q);
+    handles_set_locked(w.client.ops->handles, handles_find(w.client.ops->handles, fi.fh));
+    q = request(3);
+    ops_flush(q, 7, &fi);
+    ck_assert(!q->answered);
+    answer_status(0);
+    ck_assert(q->answered);
+    free(q);
+}
+END_TEST
+
+/* ---- locks ---- */
+
+static fuse_req_t locking(uint64_t unique)
+{
+    fuse_req_t q = request(unique);
+    struct fuse_file_info fi = {.lock_owner = 77};
+    struct flock lock = {.l_type = F_WRLCK};
+    ops_setlk(q, 7, &fi, &lock, 1);
+    return q;
+}
+
+static void answer_queued(uint64_t ticket)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    r.status = status_of_rc(ERR_QUEUED);
+    r.has_ticket = 1;
+    r.ticket = ticket;
+    answer_command(&r);
+}
+
+START_TEST(queued_lock_is_answered_when_granted_and_holds_no_number)
+{
+    fuse_req_t q = locking(1);
+    answer_queued(9);
+    ck_assert(!q->answered);
+    ck_assert_uint_eq(q->record.ticket, 9);
+    ck_assert_uint_eq(q->record.seq, 0);
+    ck_assert_uint_eq(w.released, 1);
+    ops_lock_granted(w.client.ops, 9);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(grant_heard_of_before_the_answer_counts)
+{
+    fuse_req_t q = locking(1);
+    ops_lock_granted(w.client.ops, 9);
+    answer_queued(9);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(interrupted_lock_is_cancelled)
+{
+    fuse_req_t q = locking(1);
+    answer_queued(9);
+    q->r.on_interrupt(&q->r);
+    ck_assert(!q->answered);
+    answer_status(0);
+    ck_assert_int_eq(q->error, EINTR);
+    free(q);
+}
+END_TEST
+
+START_TEST(lock_granted_before_its_cancel_is_held)
+{
+    fuse_req_t q = locking(1);
+    answer_queued(9);
+    q->r.on_interrupt(&q->r);
+    ops_lock_granted(w.client.ops, 9);
+    ck_assert(!q->answered);
+    answer_status(-EALREADY);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(parked_lock_waits_on_in_the_next_worker)
+{
+    fuse_req_t q = locking(1);
+    answer_queued(9);
+    fuse_req_t again = repeated(q);
+    struct fuse_file_info fi = {.lock_owner = 77};
+    struct flock lock = {.l_type = F_WRLCK};
+    ops_setlk(again, 7, &fi, &lock, 1);
+    ck_assert_uint_eq(w.commands, 0);
+    ops_lock_granted(w.client.ops, 9);
+    ck_assert_int_eq(again->error, 0);
+    ck_assert(again->answered);
+    free(q);
+    free(again);
+}
+END_TEST
+
+START_TEST(cancel_under_way_is_repeated_with_its_number)
+{
+    fuse_req_t q = locking(1);
+    answer_queued(9);
+    q->r.on_interrupt(&q->r);
+    uint64_t seq = q->record.seq;
+    ck_assert_uint_ne(seq, 0);
+    fuse_req_t again = repeated(q);
+    struct fuse_file_info fi = {.lock_owner = 77};
+    struct flock lock = {.l_type = F_WRLCK};
+    ops_setlk(again, 7, &fi, &lock, 1);
+    ck_assert_uint_eq(w.command[0]->seq, seq);
+    answer_status(0);
+    ck_assert_int_eq(again->error, EINTR);
+    free(q);
+    free(again);
+}
+END_TEST
+
+/* ---- directories ---- */
+
+struct listed {
+    Cfs__ReaddirReply reply;
+    Cfs__ReaddirReply__Entry entry[64], *list[64];
+    Cfs__Attr attr[64];
+    char name[64][8];
+};
+
+static struct listed *listing_of(const uint64_t *hash, unsigned n, bool end)
+{
+    static struct listed l;
+    cfs__readdir_reply__init(&l.reply);
+    l.reply.n_entry = n;
+    l.reply.entry = l.list;
+    l.reply.end = end;
+    for (unsigned i = 0; i < n; i++) {
+        cfs__readdir_reply__entry__init(&l.entry[i]);
+        snprintf(l.name[i], sizeof l.name[i], "n%02u", i);
+        l.attr[i] = attr_of(200 + i, S_IFREG | 0644, 1);
+        l.entry[i].name = (ProtobufCBinaryData){.len = 3, .data = (uint8_t *)l.name[i]};
+        l.entry[i].ino = 200 + i;
+        l.entry[i].type = S_IFREG;
+        l.entry[i].hash = hash[i];
+        l.entry[i].attr = &l.attr[i];
+        l.list[i] = &l.entry[i];
+    }
+    return &l;
+}
+
+static fuse_req_t reading(uint64_t fh, size_t size, off_t off, bool plus)
+{
+    fuse_req_t q = request(300);
+    struct fuse_file_info fi = {.fh = fh};
+    if (plus) {
+        ops_readdirplus(q, 50, size, off, &fi);
+    } else {
+        ops_readdir(q, 50, size, off, &fi);
+    }
+    return q;
+}
+
+/* Entries in a plain reply, and the position of the last. */
+static unsigned count_entries(fuse_req_t q, uint64_t *ret_last)
+{
+    unsigned n = 0;
+    for (size_t at = 0; at < q->count; n++) {
+        struct fuse_dirent *d = (void *)(q->data + at);
+        *ret_last = d->off;
+        at += FUSE_DIRENT_SIZE(d);
+    }
+    return n;
+}
+
+START_TEST(entries_of_one_hash_never_straddle_a_reply)
+{
+    const uint64_t hash[] = {10, 20, 30, 30, 30, 40};
+    uint64_t last = 0;
+    const size_t one = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + 3);
+    /* Room for the dots and four entries: the third of hash 30 does not fit, so none of them goes. */
+    fuse_req_t q = reading(1, 6 * one, 0, false);
+    answer_read(0, &listing_of(hash, 6, true)->reply.base);
+    ck_assert_uint_eq(count_entries(q, &last), 4);
+    ck_assert_uint_eq(last, 20);
+    free(q);
+    q = reading(1, 6 * one, 20, false);
+    ck_assert_uint_eq(count_entries(q, &last), 4);
+    ck_assert_uint_eq(last, 40);
+    free(q);
+    q = reading(1, 6 * one, 40, false);
+    ck_assert_uint_eq(q->count, 0);
+    ck_assert_uint_eq(w.reads_started, 1);
+    free(q);
+}
+END_TEST
+
+START_TEST(position_of_an_earlier_worker_is_fetched_again)
+{
+    const uint64_t hash[] = {30, 40};
+    uint64_t last = 0;
+    fuse_req_t q = reading(1, 4096, 20, false);
+    answer_read(0, &listing_of(hash, 2, true)->reply.base);
+    ck_assert_uint_eq(count_entries(q, &last), 2);
+    free(q);
+}
+END_TEST
+
+START_TEST(listed_entry_carries_attributes_only_if_nothing_changed)
+{
+    const uint64_t hash[] = {10, 20};
+    fuse_req_t q = reading(1, 4096, 0, true);
+    answer_read(0, &listing_of(hash, 2, true)->reply.base);
+    struct fuse_direntplus *d = (void *)(q->data + 2 * FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + 1));
+    ck_assert_uint_eq(d->entry_out.nodeid, 200);
+    free(q);
+    names_change_begin(w.client.ops->names, 50);
+    names_change_end(w.client.ops->names, 50);
+    q = reading(1, 4096, 10, true);
+    d = (void *)q->data;
+    ck_assert_uint_eq(d->entry_out.nodeid, 0);
+    ck_assert_uint_eq(d->dirent.ino, 201);
+    free(q);
+}
+END_TEST
+
+START_TEST(listing_out_of_order_is_refused)
+{
+    const uint64_t hash[] = {20, 10};
+    fuse_req_t q = reading(1, 4096, 0, false);
+    answer_read(0, &listing_of(hash, 2, true)->reply.base);
+    ck_assert_int_eq(q->error, EIO);
+    free(q);
+}
+END_TEST
+
+/* ---- the rest ---- */
+
+START_TEST(read_only_mount_refuses_changes)
+{
+    w.client.read_only = true;
+    fuse_req_t q = request(1);
+    ops_mkdir(q, FUSE_ROOT_ID, "d", 0755);
+    ck_assert_int_eq(q->error, EROFS);
+    free(q);
+}
+END_TEST
+
+START_TEST(ended_session_answers_eio_to_all_and_to_who_waits)
+{
+    fuse_req_t waiting = locking(1);
+    answer_queued(9);
+    ops_session_ended(w.client.ops);
+    ck_assert_int_eq(waiting->error, EIO);
+    fuse_req_t q = request(2);
+    ops_getattr(q, 7, NULL);
+    ck_assert_int_eq(q->error, EIO);
+    free(waiting);
+    free(q);
+}
+END_TEST
+
+START_TEST(statfs_of_a_dead_cluster_gives_the_last_values_after_a_second)
+{
+    fuse_req_t q = request(1);
+    ops_statfs(q, FUSE_ROOT_ID);
+    Cfs__StatfsReply r = CFS__STATFS_REPLY__INIT;
+    r.total = 4096 * 1000;
+    answer_read(0, &r.base);
+    ck_assert_uint_eq(q->statfs.f_blocks, 1000);
+    free(q);
+    fuse_req_t a = request(2), b = request(3);
+    w.current = &a->r;
+    ops_statfs(a, FUSE_ROOT_ID);
+    w.current = &b->r;
+    ops_statfs(b, FUSE_ROOT_ID);
+    ck_assert_uint_eq(w.reads_started, 2);
+    run_for(OPS_STATFS_MS);
+    ck_assert(a->answered && b->answered);
+    ck_assert_uint_eq(b->statfs.f_blocks, 1000);
+    free(a);
+    free(b);
+}
+END_TEST
+
+START_TEST(no_attributes_is_known_without_asking)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    unsigned before = w.reads_started;
+    fuse_req_t q = request(1);
+    ops_getxattr(q, 7, "security.capability", 0);
+    ck_assert_int_eq(q->error, ENODATA);
+    ck_assert_uint_eq(w.reads_started, before);
+    free(q);
+}
+END_TEST
+
+START_TEST(number_of_a_background_command_is_noted_before_it_leaves)
+{
+    background_release(w.client.ops->background, 9);
+    run_for(OPS_RELEASE_DELAY_MS);
+    ck_assert_uint_eq(w.commands, 1);
+    ck_assert_uint_eq(w.header.next_seq, 2);
+    answer_status(0);
+    ck_assert_uint_eq(w.released, 1);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("ops");
+    TCase *c = tcase_create("ops");
+    tcase_add_checked_fixture(c, world_setup, world_teardown);
+    tcase_add_test(c, absent_name_is_an_answer_the_kernel_may_keep);
+    tcase_add_test(c, known_name_costs_no_round_trip);
+    tcase_add_test(c, root_of_the_mount_is_node_one_both_ways);
+    tcase_add_test(c, getattrs_of_one_inode_share_a_call);
+    tcase_add_test(c, create_is_repeated_with_its_number_and_finds_its_handle);
+    tcase_add_test(c, directory_made_here_is_known_whole);
+    tcase_add_test(c, unlink_of_a_closed_file_is_not_held);
+    tcase_add_test(c, unlink_of_an_unknown_name_is_held_and_let_go_behind);
+    tcase_add_test(c, orphan_is_released_after_its_last_handle_also_by_the_next_worker);
+    tcase_add_test(c, open_waits_for_a_removal_that_said_not_held);
+    tcase_add_test(c, truncate_stills_the_writer_first_and_trims_after_the_answer);
+    tcase_add_test(c, refused_truncate_changes_nothing_here);
+    tcase_add_test(c, numbered_truncate_is_submitted_at_once_and_waits_for_both);
+    tcase_add_test(c, write_error_is_told_once_to_each_descriptor_that_was_open);
+    tcase_add_test(c, write_waits_for_room_and_is_answered_once);
+    tcase_add_test(c, rename_of_a_dirty_file_flushes_it_first);
+    tcase_add_test(c, close_drops_locks_only_where_one_was_asked_for);
+    tcase_add_test(c, queued_lock_is_answered_when_granted_and_holds_no_number);
+    tcase_add_test(c, grant_heard_of_before_the_answer_counts);
+    tcase_add_test(c, interrupted_lock_is_cancelled);
+    tcase_add_test(c, lock_granted_before_its_cancel_is_held);
+    tcase_add_test(c, parked_lock_waits_on_in_the_next_worker);
+    tcase_add_test(c, cancel_under_way_is_repeated_with_its_number);
+    tcase_add_test(c, entries_of_one_hash_never_straddle_a_reply);
+    tcase_add_test(c, position_of_an_earlier_worker_is_fetched_again);
+    tcase_add_test(c, listed_entry_carries_attributes_only_if_nothing_changed);
+    tcase_add_test(c, listing_out_of_order_is_refused);
+    tcase_add_test(c, read_only_mount_refuses_changes);
+    tcase_add_test(c, ended_session_answers_eio_to_all_and_to_who_waits);
+    tcase_add_test(c, statfs_of_a_dead_cluster_gives_the_last_values_after_a_second);
+    tcase_add_test(c, no_attributes_is_known_without_asking);
+    tcase_add_test(c, number_of_a_background_command_is_noted_before_it_leaves);
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
