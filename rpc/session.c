@@ -164,11 +164,11 @@ static enum verdict judge(struct session *s, int rc)
 /* Back to its place in the ascending order; what was sent is older than what was not. */
 static void put_back(struct session *s, struct pending *p)
 {
+    list_remove(&p->node);
     struct list *at = s->unsent.next;
     while (at != &s->unsent && list_entry(at, struct pending, node)->seq < p->seq) {
         at = at->next;
     }
-    list_remove(&p->node);
     list_add_tail(at, &p->node);
     p->flying = false;
 }
