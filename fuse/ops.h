@@ -26,6 +26,8 @@ const struct fuse_lowlevel_ops *ops_table(size_t *size);
 void ops_rebuild(struct ops *o);
 /* A lock that a parked request waits for was granted (EVENT_LOCK_GRANTED, or found at renewal). */
 void ops_lock_granted(struct ops *o, uint64_t ticket);
+/* Tickets of the requests that wait for a lock, at most max: for the renewal of the session. */
+unsigned ops_waiting_tickets(struct ops *o, uint64_t *out, unsigned max);
 /* The session was ended by the server: everything of it answers EIO. */
 void ops_session_ended(struct ops *o);
 

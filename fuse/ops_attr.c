@@ -128,26 +128,27 @@ static void setattr_submit(struct task *t, int rc)
     }
 }
 
-static void setattr_quiet(struct task *t, int rc)
-{
-    const struct change *c = t->private;
-    uint32_t limit = t->o->c->policy.inline_limit;
-    bool grows_out = rc == 0 && c->size && c->op.size > limit && t->in->attr_valid &&
-                     (t->in->attr_flags & ATTR_INLINE) != 0 && t->in->st.st_size > 0;
-    if (grows_out && !task_numbered(t)) {
-        task_outline(t, setattr_submit);
-    } else {
-        setattr_submit(t, rc);
-    }
-}
-
-static void setattr_known(struct task *t, int rc)
+static void setattr_quiesce(struct task *t, int rc)
 {
     if (rc != 0) {
         task_error(t, rc);
         return;
     }
-    task_quiesce(t, false, setattr_quiet);
+    task_quiesce(t, false, setattr_submit);
+}
+
+/* Inline content that the new size outgrows becomes extents first. */
+static void setattr_known(struct task *t, int rc)
+{
+    const struct change *c = t->private;
+    bool outgrown = rc == 0 && c->size && c->op.size > t->o->c->policy.inline_limit &&
+                    t->in->attr_valid && (t->in->attr_flags & ATTR_INLINE) != 0 &&
+                    t->in->st.st_size > 0;
+    if (outgrown && !task_numbered(t)) {
+        task_outline(t, setattr_quiesce);
+    } else {
+        setattr_quiesce(t, rc);
+    }
 }
 
 static void setattr_start(struct task *t)
@@ -298,14 +299,14 @@ static void on_statfs(struct session_read *read)
 static void on_statfs_late(struct timer *timer)
 {
     struct ops *o = container_of(timer, struct ops, statfs_timer);
-    uint64_t waited = o->c->timers->now_ms - o->statfs_started_ms;
+    uint64_t waited = timers_now(o->c->timers) - o->statfs_started_ms;
     if (o->statfs_known) {
         statfs_answer(o, 0);
     } else if (waited >= OPS_STATFS_FIRST_MS) {
         statfs_answer(o, -EIO);
     }
     if (!list_empty(&o->statfs_waiters)) {
-        timers_arm(o->c->timers, timer, o->c->timers->now_ms + OPS_STATFS_MS);
+        timers_arm(o->c->timers, timer, timers_now(o->c->timers) + OPS_STATFS_MS);
     }
 }
 
@@ -322,7 +323,7 @@ static void statfs_ask(struct ops *o)
     o->statfs_read.body = buf_bytes(&o->statfs_body);
     o->statfs_read.on_done = on_statfs;
     o->statfs_out = true;
-    o->statfs_started_ms = o->c->timers->now_ms;
+    o->statfs_started_ms = timers_now(o->c->timers);
     session_read_start(o->c->session, &o->statfs_read);
 }
 
@@ -336,7 +337,7 @@ void ops_statfs(fuse_req_t req, fuse_ino_t ino)
     list_add_tail(&o->statfs_waiters, &t->node);
     o->statfs_timer.on_due = on_statfs_late;
     if (!timer_armed(&o->statfs_timer)) {
-        timers_arm(o->c->timers, &o->statfs_timer, o->c->timers->now_ms + OPS_STATFS_MS);
+        timers_arm(o->c->timers, &o->statfs_timer, timers_now(o->c->timers) + OPS_STATFS_MS);
     }
     if (!o->statfs_out) {
         statfs_ask(o);

@@ -109,7 +109,7 @@ void background_release(struct background *b, uint64_t ino)
     b->release[b->n_release++] = ino;
     if (!timer_armed(&b->release_timer)) {
         timers_arm(b->o->c->timers, &b->release_timer,
-                   b->o->c->timers->now_ms + OPS_RELEASE_DELAY_MS);
+                   timers_now(b->o->c->timers) + OPS_RELEASE_DELAY_MS);
     }
 }
 
@@ -177,7 +177,7 @@ void background_access(struct background *b, uint64_t ino, int64_t atime)
     p->atime = atime;
     if (!timer_armed(&b->access_timer)) {
         timers_arm(b->o->c->timers, &b->access_timer,
-                   b->o->c->timers->now_ms + OPS_ATIME_DELAY_MS);
+                   timers_now(b->o->c->timers) + OPS_ATIME_DELAY_MS);
     }
 }
 

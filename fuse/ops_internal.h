@@ -86,7 +86,7 @@ struct task {
     uint64_t offset, length, offset2;
     uint64_t to_dir;         /* rename, link: the directory of the new name */
     const char *data;        /* of a write, in the request's record */
-    bool quiesced, quiesced2;
+    bool quiesced;
     bool submitted, retried;
     bool reply_waits;        /* for the writer to be still */
     bool beside;             /* its command runs beside the wait for the writer */

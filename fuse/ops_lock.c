@@ -91,6 +91,26 @@ static void park(struct task *t, uint64_t ticket)
     }
 }
 
+struct tickets {
+    uint64_t *out;
+    unsigned n, max;
+};
+
+static void list_ticket(struct table_node *node, void *ctx)
+{
+    struct tickets *list = ctx;
+    if (list->n < list->max) {
+        list->out[list->n++] = container_of(node, struct task, by_ticket)->ticket;
+    }
+}
+
+unsigned ops_waiting_tickets(struct ops *o, uint64_t *out, unsigned max)
+{
+    struct tickets list = {.out = out, .max = max};
+    table_walk(&o->tickets, list_ticket, &list);
+    return list.n;
+}
+
 static void find_any(struct table_node *node, void *ctx)
 {
     struct task **any = ctx;

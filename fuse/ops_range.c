@@ -94,25 +94,23 @@ static void fallocate_submit(struct task *t, int rc)
     task_submit(t, &op, fallocate_done);
 }
 
-/* Inline content and extents never stand together: a range needs extents. */
-static void fallocate_outline(struct task *t, int rc)
+static void fallocate_outlined(struct task *t, int rc)
 {
-    bool inline_content =
-        t->in->attr_valid && (t->in->attr_flags & ATTR_INLINE) != 0 && t->in->st.st_size > 0;
-    if (rc == 0 && inline_content && !task_numbered(t)) {
-        task_outline(t, fallocate_submit);
-    } else {
-        fallocate_submit(t, rc);
+    if (rc != 0) {
+        task_error(t, rc);
+        return;
     }
+    task_quiesce(t, true, fallocate_submit);
 }
 
+/* Inline content and extents never stand together: a range needs extents. */
 static void fallocate_known(struct task *t, int rc)
 {
     if (rc != 0) {
         task_error(t, rc);
         return;
     }
-    task_quiesce(t, true, fallocate_outline);
+    task_outline(t, fallocate_outlined);
 }
 
 static bool mode_known(int mode)
@@ -149,7 +147,7 @@ void ops_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t
     t->length = (uint64_t)length;
     (void)task_pin(t, t->ino);
     if (task_numbered(t)) {
-        fallocate_known(t, 0);
+        fallocate_outlined(t, 0);
     } else {
         task_need_content(t, fallocate_known);
     }

@@ -81,9 +81,6 @@ static void task_free(void *ctx)
     if (t->quiesced) {
         writer_resume(t->o->c->writer, t->in);
     }
-    if (t->quiesced2) {
-        writer_resume(t->o->c->writer, t->in2);
-    }
     unpin(t->in);
     unpin(t->in2);
     buf_release(&t->cmd.ops);
@@ -431,6 +428,7 @@ static void on_wait(struct writer_wait *wait, int rc)
 {
     struct task *t = container_of(wait, struct task, wait);
     t->wait_out = false;
+    t->quiesced = t->quiesced && rc == 0;
     if (!t->beside) {
         t->then(t, rc);
     } else if (t->reply_waits) {
