@@ -371,13 +371,15 @@ int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
     struct extents_walk w;
     extents_walk_init(&w, f, i, from);
     int rc = w.error;
-    while (rc == 0 && from < to) {
+    unsigned made = 0;
+    while (rc == 0 && from < to && made < EXTENTS_RESERVE_MAX) {
         uint64_t hole_end = w.valid && w.e.start < to ? w.e.start : to;
         uint64_t next = w.valid && w.e.start < to ? w.e.end : to;
         if (hole_end > from) {
             struct extent e = {.start = from, .end = hole_end, .kind = EXTENT_RESERVED};
             e.serial = serial_now(f, i);
             rc = extent_insert(f, i, &e);
+            made++;
         }
         from = next;
         if (rc == 0 && from < to) {
