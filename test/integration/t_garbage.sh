@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# time: 150 400
+# Random bytes, truncated frames, huge lengths and wrong versions at every port, under ASan where such a build is there: no crash, no
+# growth, counted per reason, logged at most once a second per peer.
+. "$(dirname "$0")/lib.sh"
+need_cluster 'garbage at every port'
+[ -x "$helpers/throw_garbage" ] || { skip 'garbage' 'no throw_garbage'; exit 0; }
+[ -x "$top/build-san/bin/cfs-meta" ] && bin=$top/build-san/bin && export CFS_BIN=$bin && echo '# under ASan'
+cluster_up
+seconds=$([ -n "$LONG" ] && echo 60 || echo 15)
+echo before >"$MNT/file" && sync -f "$MNT/file"
+memory() { for n in meta1 chunk1 chunk2 chunk3 chunk4 chunk5 chunk6; do awk '/VmRSS/ { print $2 }' "/proc/$(pid_of $n)/status"; done | awk '{ s += $1 } END { print int(s / 1024) }'; }
+pids() { for n in meta1 chunk1 chunk2 chunk3 chunk4 chunk5 chunk6; do pid_of $n; done | tr '\n' ' '; }
+ports=$(sed -n 's/^port\.[a-z0-9]*=//p' "$CL/cluster.conf")
+throw() { # SECONDS
+    local port all=()
+    for port in $ports; do
+        timeout $(($1 + 20)) "$helpers/throw_garbage" "127.0.0.1:$port" "$1" >>"$WORK/thrown" 2>&1 &
+        all+=($!)
+    done
+    wait "${all[@]}"
+}
+throw 3 # connections, pools and shadow memory reach their size
+before=$(memory)
+same_pids=$(pids)
+logs_before=$(cat "$CL"/log/*.log | wc -l)
+throw "$seconds"
+same 'no server died' "$(pids)" "$same_pids"
+at_most 'no growth: MiB of all servers' "$(memory)" $((before + before / 4 + 64))
+lines=$(($(cat "$CL"/log/*.log | wc -l) - logs_before))
+at_most 'at most a line a second per server and peer' $lines $((seconds * 7 * 4))
+verdict 'counted per reason' "$(status "(lambda f: '' if len(f) >= 3 else f)({k for x in s['meta'] + s['chunks'] for k, v in x['counters'].items() if k.startswith('fault.') and v})")"
+verdict 'shown to people' "$("$bin/cfs" status | grep -q 'refused:' || echo 'no line of faults')"
+same 'and it still works' "$(cat "$MNT/file"; echo after >"$MNT/file2" && cat "$MNT/file2")" 'before
+after'
+verdict 'no report of a sanitizer' "$(grep -hE 'ERROR: AddressSanitizer|runtime error' "$CL"/log/*.log | head -n 3)"

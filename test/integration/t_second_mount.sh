@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# time: 60 100
+# Until there are leases a second mount of one cluster is refused with that reason; after the first one's death a remount works at
+# once.
+. "$(dirname "$0")/lib.sh"
+need_cluster 'a second mount'
+cluster_up
+echo x >"$MNT/f"
+refused 'a second mount' 'another client|leases' timeout 30 "$bin/cfs-local" mount --dir "$CL" "$WORK/again"
+same 'the first one goes on' "$(cat "$MNT/f")" x
+sync -f "$MNT/f"
+holder=$(pid_of holder1) worker=$(pid_of mount1)
+kill -KILL "$holder" "$worker"
+umount -l "$MNT"
+begin=$(now_ms)
+check 'a remount after a crash' timeout 60 "$bin/cfs-local" start --dir "$CL" mount1
+at_most 'works at once, in s' "$(awk -v t=$(($(now_ms) - begin)) 'BEGIN { print t / 1000 }')" 8
+same 'with what was synced' "$(cat "$MNT/f")" x

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# time: 200 600
+# Overwritten at random and then deleted: the space comes back on the chunk servers' disks. df tells the truth.
+. "$(dirname "$0")/lib.sh"
+need fio
+need_cluster 'space on the disks'
+cluster_up
+size=$([ -n "$LONG" ] && echo 1024 || echo 192)
+used() { du -s --block-size=1M "$CL/data" | cut -f 1; }
+mkdir "$MNT/x" && sync
+base=$(used)
+check "fio overwrites $size MiB at random" fio --name=space --directory="$MNT" --size="${size}m" --rw=randwrite --bs=64k --io_size="$((size * 2))m" --end_fsync=1 --verify=crc32c --do_verify=0 --minimal
+full=$(used)
+at_most 'the file is on the disks' "$((base + size))" "$full"
+free_before=$(df --output=avail -B1M "$MNT" | tail -n 1)
+rm "$MNT"/space*
+back() { [ "$(used)" -le $((base + size / 4 + 64)) ]; }
+if until_true 120 back; then ok "the space comes back ($base MiB before, $full full, $(used) after)"; else not_ok 'the space comes back' "$base MiB before, $full full, $(used) after"; fi
+more() { [ "$(df --output=avail -B1M "$MNT" | tail -n 1)" -gt $((free_before + size / 2)) ]; }
+check 'df shows it' until_true 30 more
+same 'no garbage is left' "$(until_true 60 bash -c "[ \$('$bin/cfs' status --json | python3 -c \"import json,sys; print(json.load(sys.stdin)['garbage_stripes'])\") = 0 ]"; echo $?)" 0
