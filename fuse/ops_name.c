@@ -343,9 +343,10 @@ static void rename_done(struct task *t, int rc, const Cfs__OpReply *reply)
         return;
     }
     uint64_t moved = reply->attr != NULL ? reply->attr->ino : 0;
+    bool same = reply->parent == NULL; /* two names of one inode: both stay */
     if ((t->flags & RENAME_EXCHANGE) != 0) {
         move_name(o, t->ino, t->name[0], t->victim);
-    } else if (moved == 0 || moved != t->victim) {
+    } else if (!same) {
         names_drop(o->names, t->ino, t->name[0]);
         ops_victim(o, reply);
     }

@@ -317,6 +317,15 @@ START_TEST(write_waits_for_room_and_is_answered_once)
 }
 END_TEST
 
+static void answer_renamed(uint64_t ino, bool changed)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    Cfs__Attr a = attr_of(ino, S_IFREG | 0644, 2), parent = attr_of(ROOT, S_IFDIR | 0755, 2);
+    r.attr = &a;
+    r.parent = changed ? &parent : NULL;
+    answer_command(&r);
+}
+
 START_TEST(rename_of_a_dirty_file_flushes_it_first)
 {
     looked_up(7, "f", S_IFREG | 0644);
@@ -326,11 +335,22 @@ START_TEST(rename_of_a_dirty_file_flushes_it_first)
     ck_assert_uint_eq(w.commands, 0);
     w.flush->on_done(w.flush, 0);
     ck_assert_uint_eq(w.commands, 1);
-    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 2);
-    answer_attr(&a);
+    answer_renamed(7, true);
     ck_assert_int_eq(q->error, 0);
     ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("g", 1)), 7);
     ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("f", 1)), 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(rename_onto_another_name_of_one_inode_keeps_both)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    ops_rename(q, FUSE_ROOT_ID, "f", FUSE_ROOT_ID, "g", 0);
+    answer_renamed(7, false);
+    ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("g", 1)), 7);
+    ck_assert_uint_eq(names_find(w.client.ops->names, ROOT, BYTES("f", 1)), 7);
     free(q);
 }
 END_TEST
@@ -669,6 +689,7 @@ int main(void)
     tcase_add_test(c, write_error_is_told_once_to_each_descriptor_that_was_open);
     tcase_add_test(c, write_waits_for_room_and_is_answered_once);
     tcase_add_test(c, rename_of_a_dirty_file_flushes_it_first);
+    tcase_add_test(c, rename_onto_another_name_of_one_inode_keeps_both);
     tcase_add_test(c, close_drops_locks_only_where_one_was_asked_for);
     tcase_add_test(c, queued_lock_is_answered_when_granted_and_holds_no_number);
     tcase_add_test(c, grant_heard_of_before_the_answer_counts);
