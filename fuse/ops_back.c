@@ -1,11 +1,11 @@
-/* Commands that no kernel request waits for: orphans to let go, access times, locks of a closed handle. They are
+/* Commands that no kernel request waits for: orphans to let go, access times. They are
  * not in the arena: what must survive the worker is there in another form (CLOSED handles); the rest may be lost. */
 #include <stdlib.h>
 
 #include "base/mem.h"
 #include "fuse/ops_internal.h"
 
-enum job_kind { JOB_RELEASE, JOB_ACCESS, JOB_LOCKS };
+enum job_kind { JOB_RELEASE, JOB_ACCESS };
 
 struct job { /* one command under way */
     struct command cmd;
@@ -181,18 +181,7 @@ void background_access(struct background *b, uint64_t ino, int64_t atime)
     }
 }
 
-/* ---- the rest ---- */
-
-void background_drop_locks(struct background *b, uint64_t ino, uint64_t fh)
-{
-    Cfs__LockDropOp drop = CFS__LOCK_DROP_OP__INIT;
-    drop.ino = ino;
-    drop.has_handle = 1;
-    drop.handle = fh;
-    Cfs__Op op = CFS__OP__INIT;
-    op.lock_drop = &drop;
-    job_submit(job_new(b, JOB_LOCKS), (Cfs__Op *[]){&op}, 1);
-}
+/* ---- life ---- */
 
 struct background *background_new(struct ops *o)
 {

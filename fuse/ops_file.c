@@ -55,7 +55,11 @@ static void open_start(struct task *t, int rc)
             return;
         }
     }
-    task_need_attr(t, open_known);
+    if (task_numbered(t)) {
+        open_known(t, 0);
+    } else {
+        task_need_attr(t, open_known);
+    }
 }
 
 void ops_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -79,9 +83,6 @@ void ops_close_handle(struct task *t)
     if (record == NULL) {
         return; /* a repeated RELEASE */
     }
-    if ((record->flags & ARENA_HANDLE_LOCKED) != 0) {
-        background_drop_locks(o->background, record->ino, t->fi.fh);
-    }
     struct inode *in = task_pin(t, record->ino);
     bool nameless = in->orphan || (in->attr_valid && in->st.st_nlink == 0);
     if (nameless) {
@@ -94,14 +95,38 @@ void ops_close_handle(struct task *t)
     }
 }
 
+static void release_unlocked(struct task *t, int rc, const Cfs__OpReply *reply)
+{
+    (void)reply;
+    ops_close_handle(t);
+    task_error(t, rc);
+}
+
+/* Locks that were taken through a handle end with it: the kernel unlocks OFD locks and flock by nothing else. */
+static void release_unlock(struct task *t)
+{
+    Cfs__LockDropOp drop = CFS__LOCK_DROP_OP__INIT;
+    drop.ino = t->ino;
+    drop.has_handle = 1;
+    drop.handle = t->fi.fh;
+    Cfs__Op op = CFS__OP__INIT;
+    op.lock_drop = &drop;
+    task_submit(t, &op, release_unlocked);
+}
+
 void ops_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct task *t = task_begin(req, ino, fi);
     if (t == NULL) {
         return;
     }
-    ops_close_handle(t);
-    task_error(t, 0);
+    const struct arena_handle *record = task_handle(t);
+    bool locked = record != NULL && (record->flags & ARENA_HANDLE_LOCKED) != 0;
+    if (locked || task_numbered(t)) {
+        release_unlock(t);
+    } else {
+        release_unlocked(t, 0, NULL);
+    }
 }
 
 /* ---- read ---- */

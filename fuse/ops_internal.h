@@ -174,7 +174,6 @@ struct background *background_new(struct ops *o);
 void background_free(struct background *b);
 void background_release(struct background *b, uint64_t ino); /* an orphan that nobody has open */
 void background_access(struct background *b, uint64_t ino, int64_t atime);
-void background_drop_locks(struct background *b, uint64_t ino, uint64_t fh);
 
 /* ---- the callbacks, by file ---- */
 void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);

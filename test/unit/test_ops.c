@@ -373,6 +373,25 @@ START_TEST(close_drops_locks_only_where_one_was_asked_for)
 }
 END_TEST
 
+START_TEST(release_of_a_locked_handle_drops_what_is_left_before_the_handle_goes)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    struct fuse_file_info fi = {.fh = opened(7, 1)};
+    handles_set_locked(w.client.ops->handles, handles_find(w.client.ops->handles, fi.fh));
+    fuse_req_t q = request(3);
+    ops_release(q, 7, &fi);
+    ck_assert(!q->answered);
+    ck_assert_uint_eq(handles_count(w.client.ops->handles, 7), 1);
+    Cfs__Ops *ops = sent(0);
+    ck_assert_uint_eq(ops->op[0]->lock_drop->handle, fi.fh);
+    cfs__ops__free_unpacked(ops, NULL);
+    answer_status(0);
+    ck_assert(q->answered);
+    ck_assert_uint_eq(handles_count(w.client.ops->handles, 7), 0);
+    free(q);
+}
+END_TEST
+
 /* ---- locks ---- */
 
 static fuse_req_t locking(uint64_t unique)
@@ -691,6 +710,7 @@ int main(void)
     tcase_add_test(c, rename_of_a_dirty_file_flushes_it_first);
     tcase_add_test(c, rename_onto_another_name_of_one_inode_keeps_both);
     tcase_add_test(c, close_drops_locks_only_where_one_was_asked_for);
+    tcase_add_test(c, release_of_a_locked_handle_drops_what_is_left_before_the_handle_goes);
     tcase_add_test(c, queued_lock_is_answered_when_granted_and_holds_no_number);
     tcase_add_test(c, grant_heard_of_before_the_answer_counts);
     tcase_add_test(c, interrupted_lock_is_cancelled);
