@@ -62,6 +62,8 @@ struct arena_header {
     uint64_t page_stamp;     /* last stamp given to a page */
     /* life of the worker */
     uint64_t worker_starts;
+    uint64_t answered;       /* requests; how the holder sees progress */
+    uint64_t settled_seq;    /* every number below had its answer when this was stored: fillers begin here */
     uint64_t bytes_lost;     /* dirty bytes given up (ENOSPC at unmount ...), for the log and `cfs status` */
 };
 
@@ -194,8 +196,9 @@ int arena_create(const struct arena_sizes *sizes, struct arena *out);
 int arena_attach(int fd, struct arena *out);
 void arena_detach(struct arena *a);
 
-/* Stores a word that makes a change true, after everything before it. In tests (environment CFS_DIE_AT=n) the n-th
- * publish of the process kills it, before or after the store by turns. */
+/* Stores a word that makes a change true, after everything before it. For tests, a publish has two sides, before and
+ * after its store, counted from 1: CFS_DIE_AT=n in the environment kills the process at side n, CFS_DIE_EVERY=n at each
+ * side with probability 1/n. */
 void arena_publish32(uint32_t *word, uint32_t value);
 void arena_publish64(uint64_t *word, uint64_t value);
 

@@ -20,6 +20,7 @@ struct itable;
 struct writer;
 struct reader;
 struct ops;
+struct fuseloop;
 
 struct client_policy {
     unsigned k, m;
@@ -36,6 +37,7 @@ struct client {
     struct writer *writer;
     struct reader *reader;
     struct ops *ops;
+    struct fuseloop *fuseloop;
     struct client_policy policy;
     uint64_t heap_limit_bytes;
     uint32_t deadline_ms;  /* -o deadline; 0 = hard */

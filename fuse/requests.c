@@ -1,0 +1,262 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "fuse/loopstate.h"
+
+/* Request records. A record's life, with the word that is published in each step:
+ *
+ *   read into big      the kernel sets len != 0          in use: big
+ *   moved to small     small.state = 1, then len = 0     in use: small (between the two: both, big is the copy)
+ *   answered           small.state = 0, or len = 0       free
+ *
+ * All other fields are set before the first of these, so a later worker may trust them. */
+
+struct fuse_in_header *requests_big_header(struct arena_big *big)
+{
+    return (void *)(big->head + ARENA_BIG_HEAD - REQUEST_BEFORE_DATA);
+}
+
+struct fuse_in_header *requests_header(const struct opreq *r)
+{
+    return r->small ? (void *)r->small->request : requests_big_header(r->big);
+}
+
+uint32_t *requests_flags(const struct opreq *r)
+{
+    return r->small ? &r->small->flags : &r->big->flags;
+}
+
+uint32_t *requests_deaths(const struct opreq *r)
+{
+    return r->small ? &r->small->deaths : &r->big->deaths;
+}
+
+static struct opreq *opreq_new(struct fuseloop *f, struct arena_small *small, struct arena_big *big)
+{
+    struct opreq *r = xcalloc(1, sizeof *r);
+    r->small = small;
+    r->big = big;
+    r->loop = f;
+    const struct fuse_in_header *in = requests_header(r);
+    r->unique = in->unique;
+    r->opcode = in->opcode;
+    r->pid = in->pid;
+    table_add(&f->by_unique, &r->by_unique, table_mix(r->unique));
+    list_add_tail(&f->requests, &r->node);
+    return r;
+}
+
+struct opreq *requests_find(struct fuseloop *f, uint64_t unique)
+{
+    struct table_node *n = table_find(&f->by_unique, table_mix(unique));
+    for (; n; n = table_next_same(n)) {
+        struct opreq *r = container_of(n, struct opreq, by_unique);
+        if (r->unique == unique) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+struct arena_big *requests_big_get(struct fuseloop *f)
+{
+    if (f->n_free_big == 0) {
+        return NULL;
+    }
+    struct arena_big *big = &f->arena->big[f->free_big[--f->n_free_big]];
+    CHECK(requests_big_header(big)->len == 0);
+    big->seq = 0;
+    big->deaths = 0;
+    big->flags = 0;
+    return big;
+}
+
+void requests_big_put(struct fuseloop *f, struct arena_big *big)
+{
+    if (requests_big_header(big)->len != 0) {
+        arena_publish32(&requests_big_header(big)->len, 0);
+    }
+    f->free_big[f->n_free_big++] = (uint32_t)(big - f->arena->big);
+}
+
+/* NULL: no free small record, or it does not fit; the request stays where it is. */
+static struct arena_small *move_to_small(struct fuseloop *f, struct arena_big *big)
+{
+    const struct fuse_in_header *in = requests_big_header(big);
+    if (in->len > ARENA_SMALL_REQUEST || f->n_free_small == 0) {
+        return NULL;
+    }
+    struct arena_small *s = &f->arena->small[f->free_small[--f->n_free_small]];
+    s->seq = big->seq;
+    s->ticket = 0;
+    s->deaths = big->deaths;
+    s->flags = big->flags;
+    s->bytes = in->len;
+    memcpy(s->request, in, in->len);
+    arena_publish32(&s->state, 1);
+    requests_big_put(f, big);
+    return s;
+}
+
+struct opreq *requests_add(struct fuseloop *f, struct arena_big *big)
+{
+    struct arena_small *small = move_to_small(f, big);
+    return opreq_new(f, small, small ? NULL : big);
+}
+
+static void free_record(struct fuseloop *f, struct opreq *r)
+{
+    if (r->small) {
+        arena_publish32(&r->small->state, 0);
+        f->free_small[f->n_free_small++] = (uint32_t)(r->small - f->arena->small);
+    } else {
+        requests_big_put(f, r->big);
+    }
+}
+
+void requests_free(struct fuseloop *f, struct opreq *r)
+{
+    uint64_t seq = opreq_seq(r);
+    if (*requests_flags(r) & ARENA_PARKED) {
+        f->n_parked--;
+    }
+    free_record(f, r);
+    f->arena->h->answered++;
+    table_remove(&f->by_unique, &r->by_unique);
+    list_remove(&r->node);
+    if (f->current == r) {
+        f->current = NULL;
+    }
+    if (r->free_ctx) {
+        r->free_ctx(r->ctx);
+    }
+    free(r->translated);
+    free(r);
+    if (seq != 0 && f->options.on_answered) {
+        f->options.on_answered(f->options.ctx, seq);
+    }
+    fuseloop_record_freed(f);
+}
+
+/* --- what an earlier worker left ----------------------------------------------------------------- */
+
+static void take_over_smalls(struct fuseloop *f)
+{
+    struct arena *a = f->arena;
+    for (uint32_t i = a->h->sizes.small; i-- > 0;) {
+        if (a->small[i].state == 0) {
+            f->free_small[f->n_free_small++] = i;
+        } else {
+            struct opreq *r = opreq_new(f, &a->small[i], NULL);
+            r->repeated = true;
+            if (a->small[i].flags & ARENA_PARKED) {
+                f->n_parked++;
+            }
+        }
+    }
+}
+
+/* Before the bigs are moved, all smalls must be known: of a request in both, the small one is the true one, as it may
+ * have a number already. */
+static void take_over_bigs(struct fuseloop *f)
+{
+    struct arena *a = f->arena;
+    for (uint32_t i = a->h->sizes.big; i-- > 0;) {
+        struct arena_big *big = &a->big[i];
+        const struct fuse_in_header *in = requests_big_header(big);
+        if (in->len == 0 || requests_find(f, in->unique) || in->opcode == FUSE_FORGET ||
+            in->opcode == FUSE_BATCH_FORGET) {
+            requests_big_put(f, big);
+        } else if (in->opcode != FUSE_INTERRUPT) {
+            requests_add(f, big)->repeated = true;
+        }
+    }
+}
+
+/* An interrupt that was read but not noted: now the request it means is known. */
+static void take_over_interrupts(struct fuseloop *f)
+{
+    struct arena *a = f->arena;
+    for (uint32_t i = 0; i < a->h->sizes.big; i++) {
+        struct fuse_in_header *in = requests_big_header(&a->big[i]);
+        if (in->len != 0 && in->opcode == FUSE_INTERRUPT) {
+            interrupts_take(f, in);
+            requests_big_put(f, &a->big[i]);
+        }
+    }
+}
+
+int requests_init(struct fuseloop *f)
+{
+    table_init(&f->by_unique);
+    list_init(&f->requests);
+    list_init(&f->taken);
+    f->free_big = xcalloc(f->arena->h->sizes.big, sizeof *f->free_big);
+    f->free_small = xcalloc(f->arena->h->sizes.small, sizeof *f->free_small);
+    take_over_smalls(f);
+    take_over_bigs(f);
+    take_over_interrupts(f);
+    return 0;
+}
+
+void requests_release(struct fuseloop *f)
+{
+    list_for_each_safe(n, next, &f->requests)
+    {
+        struct opreq *r = list_entry(n, struct opreq, node);
+        if (r->free_ctx) {
+            r->free_ctx(r->ctx);
+        }
+        table_remove(&f->by_unique, &r->by_unique);
+        list_remove(n);
+        free(r->translated);
+        free(r);
+    }
+    table_release(&f->by_unique);
+    free(f->free_big);
+    free(f->free_small);
+}
+
+/* --- for ops ------------------------------------------------------------------------------------- */
+
+uint64_t opreq_seq(const struct opreq *r)
+{
+    return r->small ? r->small->seq : r->big->seq;
+}
+
+void opreq_set_seq(struct opreq *r, uint64_t seq)
+{
+    arena_publish64(r->small ? &r->small->seq : &r->big->seq, seq);
+    struct arena_header *h = r->loop->arena->h;
+    if (seq >= h->next_seq) {
+        arena_publish64(&h->next_seq, seq + 1);
+    }
+}
+
+void opreq_set_ticket(struct opreq *r, uint64_t ticket)
+{
+    CHECK(r->small != NULL); /* lock requests are far below ARENA_SMALL_REQUEST */
+    if (!(r->small->flags & ARENA_PARKED)) {
+        r->small->flags |= ARENA_PARKED;
+        r->loop->n_parked++;
+    }
+    arena_publish64(&r->small->ticket, ticket);
+}
+
+uint64_t opreq_ticket(const struct opreq *r)
+{
+    return r->small ? r->small->ticket : 0;
+}
+
+bool opreq_interrupted(const struct opreq *r)
+{
+    return (*requests_flags(r) & ARENA_INTERRUPTED) != 0;
+}
+
+const void *opreq_raw(const struct opreq *r)
+{
+    return requests_header(r);
+}
