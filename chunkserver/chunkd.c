@@ -130,9 +130,10 @@ static int take_option(struct config *c, int option, const char *value)
         log_set_level(LOG_LEVEL_DEBUG);
         return -1;
     case OPT_SIZE:
-        return parse_bytes(value, &c->size_max) && c->size_max >= 16 << 20
+        return parse_bytes(value, &c->size_max) &&
+                       (c->size_max == 0 || c->size_max >= 16 << 20)
                    ? -1
-                   : refuse("--size must be a number of bytes, 16M or more", value);
+                   : refuse("--size must be a number of bytes, 16M or more, or 0", value);
     case OPT_RESERVE:
         if (!parse_bytes(value, &n) || n > 50) {
             return refuse("--reserve must be 0 to 50", value);
