@@ -42,7 +42,7 @@ void writer_flush(struct writer *w, struct inode *in, struct writer_wait *wait);
 void writer_flush_all(struct writer *w, struct writer_wait *wait);
 /* close: begin, do not wait. */
 void writer_start(struct writer *w, struct inode *in);
-/* Nothing of this inode is under way (in-flight PUTs and commits ended; new ones held back until writer_resume): before
+/* (rc != 0: could not flush, not held.) Nothing of this inode is under way (in-flight PUTs and commits ended; new ones held back until writer_resume): before
  * truncate, fallocate, copy. If flush is set everything dirty is committed first. */
 void writer_quiesce(struct writer *w, struct inode *in, bool flush, struct writer_wait *wait);
 void writer_resume(struct writer *w, struct inode *in);
@@ -59,6 +59,8 @@ void writer_outline(struct writer *w, struct inode *in, struct writer_wait *wait
 void writer_overlay(struct writer *w, const struct inode *in, uint64_t offset, uint8_t *to, size_t len);
 /* Whether [offset, offset + len) is wholly dirty or cached in pages: then no read is needed. */
 bool writer_covers(struct writer *w, const struct inode *in, uint64_t offset, size_t len);
+/* Whether any page of the range is dirty or kept: then the overlay has something to say. */
+bool writer_touches(struct writer *w, const struct inode *in, uint64_t offset, size_t len);
 /* SEEK: the first dirty byte at or after offset, or UINT64_MAX. */
 uint64_t writer_next_dirty(struct writer *w, const struct inode *in, uint64_t offset);
 bool writer_dirty(const struct inode *in);

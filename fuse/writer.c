@@ -1,0 +1,943 @@
+#include "fuse/writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "fuse/writer_internal.h"
+
+/* The calls of writer.h: what comes in, who waits for what, and when something is started. The happy path:
+ *   1 writer_write copies into pages (writer_pages.c) and notes size and time
+ *   2 a full run starts a stripe at once; a flush, age or pressure set a barrier and start the rest (writer_plan.c)
+ *   3 fragments are on their servers: the stripe is ready (writer_stripe.c)
+ *   4 a commit takes what is ready (writer_commit.c); its pages are clean, the barrier counts down
+ *   5 the barrier is at zero: those who waited for it are told.
+ * Who waits is called back from the loop, never from inside a call of this header: what is settled by a call is put into
+ * `settled`, and told by a timer that is due at once. */
+enum { WAIT_FLUSH, WAIT_QUIESCE_FLUSH, WAIT_QUIESCE, WAIT_ROOM, WAIT_ALL };
+
+static uint64_t now_ms(const struct writer *w)
+{
+    return w->client->timers->now_ms;
+}
+
+/* ---- telling ---- */
+
+static void settle(struct writer *w, struct writer_wait *wait, int rc)
+{
+    list_remove(&wait->node);
+    wait->rc = rc;
+    list_add_tail(&w->settled, &wait->node);
+}
+
+static void deliver_soon(struct writer *w)
+{
+    if (!list_empty(&w->settled) && !timer_armed(&w->soon)) {
+        timers_arm(w->client->timers, &w->soon, now_ms(w));
+    }
+}
+
+static bool has_room(const struct writer *w, unsigned pages)
+{
+    const unsigned dirty_max = w->n_pages - w->n_pages / 4;
+    return pages_room(w) >= pages + ALLOC_RESERVE && w->n_dirty + pages <= dirty_max;
+}
+
+static void wake_room(struct writer *w, int rc)
+{
+    while (!list_empty(&w->room)) {
+        settle(w, list_first(&w->room, struct writer_wait, node), rc);
+    }
+}
+
+static bool all_settled(const struct writer *w, uint64_t upto)
+{
+    list_for_each(node, &w->dirty)
+    {
+        const struct winode *wi = list_entry(node, struct winode, node);
+        if (winode_is_dirty(wi) && wi->settled_to < upto) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void wake_all(struct writer *w, int rc)
+{
+    list_for_each_safe(node, follow, &w->all)
+    {
+        struct writer_wait *wait = list_entry(node, struct writer_wait, node);
+        if (rc != 0 || all_settled(w, wait->upto)) {
+            settle(w, wait, rc);
+        }
+    }
+}
+
+void writer_deliver(struct writer *w)
+{
+    if (!list_empty(&w->room) && (has_room(w, w->n_pages / 16) || w->space_rc != 0)) {
+        wake_room(w, 0);
+    }
+    if (!list_empty(&w->all)) {
+        wake_all(w, 0);
+    }
+    struct list mine;
+    list_take_all(&w->settled, &mine);
+    while (!list_empty(&mine)) {
+        struct writer_wait *wait = list_first(&mine, struct writer_wait, node);
+        list_remove(&wait->node);
+        wait->on_done(wait, wait->rc);
+    }
+}
+
+static void soon_due(struct timer *timer)
+{
+    writer_deliver(container_of(timer, struct writer, soon));
+}
+
+/* ---- inodes ---- */
+
+struct winode *winode_find(const struct inode *in)
+{
+    return in->writer_state;
+}
+
+struct winode *winode_get(struct writer *w, struct inode *in)
+{
+    if (in->writer_state != NULL) {
+        return in->writer_state;
+    }
+    struct winode *wi = xcalloc(1, sizeof *wi);
+    wi->w = w;
+    wi->inode = in;
+    wi->ino = in->ino;
+    wi->settled_to = w->stamp;
+    list_init(&wi->node);
+    list_init(&wi->pending);
+    list_init(&wi->idle);
+    list_init(&wi->flight);
+    list_init(&wi->clean);
+    list_init(&wi->waiters);
+    list_init(&wi->ready);
+    buf_init(&wi->fetch_body);
+    list_add_tail(&w->quiet, &wi->node);
+    in->writer_state = wi;
+    return wi;
+}
+
+bool winode_is_dirty(const struct winode *wi)
+{
+    return wi->n_idle + wi->n_flight > 0 || wi->meta_since != 0 ||
+           (wi->inode != NULL && wi->inode->dirty != NULL && wi->inode->dirty->flags != 0);
+}
+
+static void record_free(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    struct arena_inode *record = wi->inode->dirty;
+    wi->inode->dirty = NULL;
+    arena_publish64(&record->ino, 0);
+    w->free_record[w->n_free_records++] = (uint32_t)(record - w->arena->inode);
+}
+
+/* An error is kept as long as somebody may ask for it. */
+static void record_check(struct winode *wi)
+{
+    const struct arena_inode *record = wi->inode == NULL ? NULL : wi->inode->dirty;
+    if (record != NULL && !winode_is_dirty(wi) && record->flags == 0 &&
+        (record->errors == 0 || wi->inode->opens == 0)) {
+        record_free(wi);
+    }
+}
+
+static void winode_free(struct winode *wi)
+{
+    if (wi->fetching) {
+        session_read_cancel(&wi->fetch);
+    }
+    if (wi->inode != NULL) {
+        wi->inode->writer_state = NULL;
+    }
+    list_remove(&wi->node);
+    list_remove(&wi->pending);
+    buf_release(&wi->fetch_body);
+    free(wi->plan);
+    free(wi);
+}
+
+/* Whether somebody keeps new things from starting. One that still waits for its flush does not. */
+static bool held(const struct winode *wi)
+{
+    unsigned flushing = 0;
+    for (const struct list *node = wi->waiters.next; node != &wi->waiters; node = node->next) {
+        flushing += list_entry(node, struct writer_wait, node)->kind == WAIT_QUIESCE_FLUSH;
+    }
+    return wi->holders > flushing;
+}
+
+static bool nothing_under_way(const struct winode *wi)
+{
+    return wi->n_stripes == 0 && wi->n_ready == 0 && wi->n_commits == 0;
+}
+
+void winode_barrier(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    if (wi->barrier_on) {
+        wi->start_again = true;
+        return;
+    }
+    wi->barrier_on = true;
+    wi->barrier = w->stamp;
+    wi->barrier_pages = wi->n_idle + wi->n_flight;
+    wi->plan_n = wi->plan_at = 0;
+    if (list_empty(&wi->pending)) { /* whoever comes by next starts it */
+        list_add_tail(&w->pending, &wi->pending);
+    }
+}
+
+static void barrier_passed(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    bool more = false;
+    wi->barrier_on = false;
+    wi->settled_to = wi->barrier;
+    wi->dirty_since_ms = now_ms(w);
+    list_for_each_safe(node, follow, &wi->waiters)
+    {
+        struct writer_wait *wait = list_entry(node, struct writer_wait, node);
+        if (wait->kind == WAIT_QUIESCE) {
+            continue;
+        }
+        if (wait->upto > wi->barrier) {
+            more = true;
+        } else if (wait->kind == WAIT_FLUSH) {
+            settle(w, wait, 0);
+        } else {
+            wait->kind = WAIT_QUIESCE; /* from here on it holds */
+        }
+    }
+    wi->outline = false;
+    more = more || wi->start_again;
+    wi->start_again = false;
+    if (more && winode_is_dirty(wi)) {
+        winode_barrier(wi);
+        if (!timer_armed(&w->soon)) {
+            timers_arm(w->client->timers, &w->soon, now_ms(w));
+        }
+    }
+}
+
+static void settle_waiters(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    for (unsigned rounds = 0; wi->barrier_on && rounds < 3; rounds++) {
+        if (wi->barrier_pages > 0 || (wi->meta_since != 0 && wi->meta_since <= wi->barrier)) {
+            break;
+        }
+        barrier_passed(wi);
+    }
+    if (!wi->barrier_on && !winode_is_dirty(wi)) { /* nothing to wait for */
+        wi->barrier = w->stamp;
+        barrier_passed(wi);
+    }
+    if (nothing_under_way(wi)) {
+        list_for_each_safe(node, follow, &wi->waiters)
+        {
+            struct writer_wait *wait = list_entry(node, struct writer_wait, node);
+            if (wait->kind == WAIT_QUIESCE) {
+                settle(w, wait, 0);
+            }
+        }
+    }
+}
+
+void winode_changed(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    if (wi->meta_since != 0 && wi->n_commits == 0 && wi->inode != NULL && wi->inode->dirty != NULL &&
+        wi->inode->dirty->flags == 0) {
+        wi->meta_since = 0; /* a command has set what was to be told */
+    }
+    settle_waiters(wi);
+    if (wi->inode != NULL) {
+        record_check(wi);
+    }
+    const bool dirty = winode_is_dirty(wi) || (wi->inode != NULL && wi->inode->dirty != NULL);
+    list_remove(&wi->node);
+    list_add_tail(dirty ? &w->dirty : &w->quiet, &wi->node);
+    deliver_soon(w);
+    if (!dirty && wi->n_clean == 0 && wi->holders == 0 && nothing_under_way(wi) &&
+        list_empty(&wi->waiters) && !wi->fetching) {
+        winode_free(wi);
+    }
+}
+
+void winode_forget(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    wi->gone = true;
+    wi->barrier_on = false;
+    while (!list_empty(&wi->idle)) {
+        pages_free(wi, page_index(w, list_first(&wi->idle, struct wpage, at)));
+    }
+    while (!list_empty(&wi->clean)) {
+        pages_free(wi, page_index(w, list_first(&wi->clean, struct wpage, at)));
+    }
+    while (!list_empty(&wi->ready)) {
+        struct wstripe *s = list_first(&wi->ready, struct wstripe, node);
+        list_remove(&s->node);
+        wi->n_ready--;
+        wi->ready_extents -= s->n_extents;
+        stripe_give_back(s);
+    }
+    wi->meta_since = 0;
+    if (wi->inode != NULL) {
+        if (wi->inode->dirty != NULL) {
+            record_free(wi);
+        }
+        wi->inode->pages_dropped++;
+        wi->inode->writer_state = NULL;
+        wi->inode = NULL;
+    }
+    while (!list_empty(&wi->waiters)) {
+        settle(w, list_first(&wi->waiters, struct writer_wait, node), 0);
+    }
+    wi->holders = 0;
+    winode_changed(wi);
+}
+
+void winode_fail(struct winode *wi, int rc)
+{
+    struct writer *w = wi->w;
+    struct arena_inode *record = wi->inode == NULL ? NULL : wi->inode->dirty;
+    if (record != NULL) {
+        record->error = rc <= ERR_FIRST ? -EIO : rc;
+        arena_publish64(&record->errors, record->errors + 1);
+    }
+    if (rc == -ENOSPC || rc == -EDQUOT) {
+        w->space_rc = rc;
+    }
+    wi->barrier_on = wi->start_again = false;
+    wi->retry_at_ms = now_ms(w) + RETRY_MS;
+    wi->dirty_since_ms = 0; /* as old as can be: tried again by age */
+    list_for_each_safe(node, follow, &wi->waiters)
+    {
+        struct writer_wait *wait = list_entry(node, struct writer_wait, node);
+        if (wait->kind != WAIT_QUIESCE) {
+            settle(w, wait, rc <= ERR_FIRST ? -EIO : rc);
+        }
+    }
+    wake_all(w, rc <= ERR_FIRST ? -EIO : rc);
+}
+
+void writer_session_ended(struct writer *w)
+{
+    w->ended = true;
+    list_for_each(node, &w->dirty)
+    {
+        winode_fail(list_entry(node, struct winode, node), -EIO);
+    }
+    wake_room(w, -EIO);
+}
+
+/* ---- starting ---- */
+
+static void start_flush(struct winode *wi)
+{
+    if (commit_fits_inline(wi)) {
+        if (wi->n_flight == 0 && wi->n_commits == 0 && wi->n_idle > 0) {
+            commit_inline(wi);
+        } else if (wi->n_flight == 0 && wi->n_commits == 0 && wi->meta_since != 0) {
+            commit_meta(wi);
+        }
+        return;
+    }
+    if (commit_server_inline(wi) && wi->inline_commit == NULL && commit_load_content(wi) != 0) {
+        wi->inode->attr_valid = false;
+        commit_fetch(wi);
+        return;
+    }
+    const int rc = plan_flush(wi);
+    if (rc != 0) {
+        winode_fail(wi, rc);
+        return;
+    }
+    if (wi->barrier_pages == 0 && wi->meta_since != 0 && wi->meta_since <= wi->barrier &&
+        wi->n_commits == 0 && wi->n_ready == 0) {
+        commit_meta(wi);
+    }
+}
+
+void writer_pump(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    if (wi->gone || w->ended || now_ms(w) < wi->retry_at_ms) {
+        return;
+    }
+    if (!wi->inode->attr_valid) {
+        if (winode_is_dirty(wi)) {
+            commit_fetch(wi);
+        }
+        return;
+    }
+    if (!held(wi)) {
+        if (wi->barrier_on) {
+            start_flush(wi);
+        }
+        if (now_ms(w) >= wi->retry_at_ms) {
+            plan_stream(wi);
+        }
+    }
+    commit_ready(wi);
+}
+
+void writer_pump_pending(struct writer *w)
+{
+    struct list mine;
+    list_take_all(&w->pending, &mine);
+    while (!list_empty(&mine)) {
+        struct winode *wi = list_first(&mine, struct winode, pending);
+        list_remove(&wi->pending);
+        writer_pump(wi);
+        winode_changed(wi);
+    }
+}
+
+static void pressure(struct writer *w)
+{
+    struct list mine;
+    list_take_all(&w->dirty, &mine);
+    while (!list_empty(&mine)) {
+        struct winode *wi = list_first(&mine, struct winode, node);
+        list_remove(&wi->node);
+        list_add_tail(&w->dirty, &wi->node);
+        if (!wi->barrier_on && winode_is_dirty(wi)) {
+            winode_barrier(wi);
+        }
+    }
+    if (!timer_armed(&w->soon)) {
+        timers_arm(w->client->timers, &w->soon, now_ms(w));
+    }
+}
+
+/* ---- time ---- */
+
+static void late(struct writer *w, struct list *waiters)
+{
+    const uint32_t limit = w->client->deadline_ms;
+    list_for_each_safe(node, follow, waiters)
+    {
+        struct writer_wait *wait = list_entry(node, struct writer_wait, node);
+        if (limit != 0 && now_ms(w) - wait->started_ms >= limit) {
+            settle(w, wait, -EIO); /* what is dirty stays, and is tried again */
+        }
+    }
+}
+
+static void tick_inode(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    late(w, &wi->waiters);
+    if (!wi->barrier_on && winode_is_dirty(wi) && now_ms(w) >= wi->retry_at_ms &&
+        now_ms(w) - wi->dirty_since_ms >= AGE_MS) {
+        winode_barrier(wi);
+    }
+    if (wi->barrier_on || wi->n_ready > 0 || !list_empty(&wi->waiters)) {
+        writer_pump(wi);
+    }
+    winode_changed(wi);
+}
+
+static void tick_due(struct timer *timer)
+{
+    struct writer *w = container_of(timer, struct writer, tick);
+    struct list mine;
+    list_take_all(&w->dirty, &mine);
+    while (!list_empty(&mine)) {
+        struct winode *wi = list_first(&mine, struct winode, node);
+        list_remove(&wi->node);
+        list_add_tail(&w->dirty, &wi->node);
+        tick_inode(wi);
+    }
+    writer_pump_pending(w);
+    late(w, &w->room);
+    late(w, &w->all);
+    if (w->n_dirty == 0) {
+        w->space_rc = 0; /* who caused it is gone */
+    }
+    if (w->credit_short_ms != 0) {
+        wake_room(w, 0);
+    }
+    if (w->ids_left == 0 && (w->retire || !list_empty(&w->pending))) {
+        ids_want(w);
+    }
+    writer_deliver(w);
+    timers_arm(w->client->timers, &w->tick, now_ms(w) + TICK_MS);
+}
+
+static void soon_pump(struct timer *timer)
+{
+    struct writer *w = container_of(timer, struct writer, soon);
+    writer_pump_pending(w);
+    soon_due(timer);
+}
+
+/* ---- life ---- */
+
+struct writer *writer_new(struct client *c)
+{
+    struct writer *w = xcalloc(1, sizeof *w);
+    const struct arena_sizes *sizes = &c->arena->h->sizes;
+    w->client = c;
+    w->arena = c->arena;
+    pages_init(w);
+    list_init(&w->dirty);
+    list_init(&w->quiet);
+    list_init(&w->pending);
+    list_init(&w->room);
+    list_init(&w->all);
+    list_init(&w->settled);
+    w->zero_page = xcalloc(1, PAGE_BYTES);
+    w->free_record = xcalloc(sizes->inodes, sizeof *w->free_record);
+    w->free_commit = xcalloc(sizes->commits, sizeof *w->free_commit);
+    for (uint32_t i = sizes->inodes; i-- > 0;) {
+        if (c->arena->inode[i].ino == 0) {
+            w->free_record[w->n_free_records++] = i;
+        }
+    }
+    for (uint32_t i = sizes->commits; i-- > 0;) {
+        if (c->arena->commit[i].seq == 0) {
+            w->free_commit[w->n_free_commits++] = i;
+        }
+    }
+    prng_seed(&w->prng, prng_random_u64());
+    w->credit = UINT64_MAX;
+    w->stamp = 1;
+    w->tick.on_due = tick_due;
+    w->soon.on_due = soon_pump;
+    timers_arm(c->timers, &w->tick, c->timers->now_ms + TICK_MS);
+    return w;
+}
+
+static void free_list_of(struct list *inodes)
+{
+    while (!list_empty(inodes)) {
+        struct winode *wi = list_first(inodes, struct winode, node);
+        while (!list_empty(&wi->ready)) {
+            struct wstripe *s = list_first(&wi->ready, struct wstripe, node);
+            list_remove(&s->node);
+            stripe_free(s);
+        }
+        if (wi->inode != NULL) {
+            wi->inode->dirty = NULL;
+        }
+        winode_free(wi);
+    }
+}
+
+/* Everything under way must have ended: the session and the peers are closed before. */
+void writer_free(struct writer *w)
+{
+    if (w == NULL) {
+        return;
+    }
+    timers_stop(w->client->timers, &w->tick);
+    timers_stop(w->client->timers, &w->soon);
+    free_list_of(&w->dirty);
+    free_list_of(&w->quiet);
+    pages_release(w);
+    stripes_release(w);
+    free(w->zero_page);
+    free(w->free_record);
+    free(w->free_commit);
+    free(w);
+}
+
+void writer_rebuild(struct writer *w)
+{
+    const struct arena_sizes *sizes = &w->arena->h->sizes;
+    for (uint32_t i = 0; i < sizes->inodes; i++) {
+        struct arena_inode *record = &w->arena->inode[i];
+        if (record->ino == 0) {
+            continue;
+        }
+        struct inode *in = itable_get(w->client->itable, record->ino);
+        struct winode *wi = winode_get(w, in);
+        in->dirty = record;
+        wi->meta_since = wi->meta_stamp = record->flags != 0 ? 1 : 0;
+    }
+    pages_rebuild(w);
+    struct list mine;
+    list_take_all(&w->quiet, &mine);
+    while (!list_empty(&mine)) {
+        struct winode *wi = list_first(&mine, struct winode, node);
+        wi->settled_to = 0;
+        winode_changed(wi); /* not flushed by age at once only because the clock is young: dirty_since is 0 */
+    }
+    w->retire = true;
+}
+
+/* ---- writing ---- */
+
+static struct arena_inode *record_get(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    if (wi->inode->dirty == NULL) {
+        struct arena_inode *record = &w->arena->inode[w->free_record[--w->n_free_records]];
+        record->size = 0;
+        record->mtime = 0;
+        record->flags = 0;
+        record->error = 0;
+        record->errors = 0;
+        arena_publish64(&record->ino, wi->ino);
+        wi->inode->dirty = record;
+    }
+    return wi->inode->dirty;
+}
+
+/* Whether the bytes may be acknowledged: 0, -EAGAIN or the error. */
+static int admit(struct writer *w, const struct inode *in, uint64_t pages)
+{
+    if (w->ended) {
+        return -EIO;
+    }
+    if (w->space_rc != 0) {
+        return w->space_rc;
+    }
+    const uint64_t raw = (w->n_dirty + pages) * PAGE_BYTES * (w->client->policy.m + 1u);
+    const uint64_t left = w->credit > w->credit_used ? w->credit - w->credit_used : 0;
+    if (raw > left) {
+        if (w->credit_short_ms == 0) {
+            w->credit_short_ms = now_ms(w) + 1;
+        }
+        pressure(w);
+        return now_ms(w) + 1 - w->credit_short_ms >= CREDIT_WAIT_MS ? -ENOSPC : -EAGAIN;
+    }
+    w->credit_short_ms = 0;
+    if (!has_room(w, (unsigned)pages) || (in->dirty == NULL && w->n_free_records == 0)) {
+        pressure(w);
+        return -EAGAIN;
+    }
+    if (w->n_dirty > w->n_pages / 2) {
+        pressure(w);
+    }
+    return 0;
+}
+
+static void note_meta(struct winode *wi, uint64_t end, unsigned flags)
+{
+    struct arena_inode *record = record_get(wi);
+    uint32_t set = record->flags | ARENA_INODE_MTIME;
+    record->mtime = (int64_t)clock_wall_ns();
+    if (end > itable_size(wi->inode)) {
+        arena_publish64(&record->size, end);
+        set |= ARENA_INODE_SIZE;
+    }
+    if (flags & WRITER_KILL_PRIV) {
+        set |= ARENA_INODE_KILL_PRIV;
+    }
+    arena_publish32(&record->flags, set);
+    wi->meta_stamp = wi->w->stamp;
+    if (wi->meta_since == 0) {
+        wi->meta_since = wi->w->stamp;
+    }
+}
+
+/* Extends the run of contiguous whole pages, or begins another. */
+static void note_run(struct winode *wi, uint64_t offset, uint64_t end)
+{
+    const uint64_t first = (offset + PAGE_BYTES - 1) / PAGE_BYTES, last = end / PAGE_BYTES;
+    const bool goes_on = offset / PAGE_BYTES <= wi->run_to && first >= wi->run_from && end / PAGE_BYTES >= wi->run_to;
+    if (!goes_on) {
+        wi->run_from = first;
+        wi->run_to = first;
+    }
+    if (last > wi->run_to) {
+        wi->run_to = last;
+    }
+}
+
+static void put_bytes(struct winode *wi, uint64_t offset, struct bytes data)
+{
+    const uint64_t end = offset + data.len;
+    for (uint64_t at = offset; at < end;) {
+        const uint64_t number = at / PAGE_BYTES, base = number * PAGE_BYTES;
+        const uint64_t to = end - base < PAGE_BYTES ? end - base : PAGE_BYTES;
+        pages_put(wi, number, (unsigned)(at - base), (unsigned)to, data.data + (at - offset));
+        at = base + to;
+    }
+}
+
+int writer_write(struct writer *w, struct inode *in, uint64_t offset, struct bytes data, unsigned flags)
+{
+    if (data.len == 0) {
+        return 0;
+    }
+    if (offset > INT64_MAX || data.len > INT64_MAX - offset) {
+        return -EFBIG;
+    }
+    if (!in->attr_valid) {
+        return -ENODATA;
+    }
+    const uint64_t end = offset + data.len;
+    const int rc = admit(w, in, (end - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
+    if (rc != 0) {
+        return rc;
+    }
+    struct winode *wi = winode_get(w, in);
+    const bool was_dirty = winode_is_dirty(wi);
+    w->stamp++;
+    if (commit_server_inline(wi) && commit_load_content(wi) != 0) {
+        winode_changed(wi);
+        return -ENODATA;
+    }
+    put_bytes(wi, offset, data);
+    note_meta(wi, end, flags);
+    if (!was_dirty) {
+        wi->dirty_since_ms = now_ms(w);
+        wi->settled_to = w->stamp - 1;
+    }
+    note_run(wi, offset, end);
+    writer_pump(wi);
+    winode_changed(wi);
+    return 0;
+}
+
+void writer_credit(struct writer *w, uint64_t credit_bytes)
+{
+    w->credit = credit_bytes;
+    w->credit_used = 0;
+    if (!list_empty(&w->room)) {
+        wake_room(w, 0);
+        deliver_soon(w);
+    }
+}
+
+/* ---- waiting ---- */
+
+static void wait_begin(struct writer *w, struct inode *in, struct writer_wait *wait, int kind)
+{
+    wait->kind = kind;
+    wait->rc = 0;
+    wait->inode = in;
+    wait->upto = w->stamp;
+    wait->started_ms = now_ms(w);
+    list_init(&wait->node);
+}
+
+void writer_wait_room(struct writer *w, struct writer_wait *wait)
+{
+    wait_begin(w, NULL, wait, WAIT_ROOM);
+    list_add_tail(&w->room, &wait->node);
+    if (w->ended || w->space_rc != 0) {
+        wake_room(w, 0);
+        deliver_soon(w);
+    }
+}
+
+void writer_wait_cancel(struct writer_wait *wait)
+{
+    list_remove(&wait->node);
+}
+
+void writer_flush(struct writer *w, struct inode *in, struct writer_wait *wait)
+{
+    wait_begin(w, in, wait, WAIT_FLUSH);
+    struct winode *wi = winode_find(in);
+    if (wi == NULL || !winode_is_dirty(wi) || w->ended) {
+        settle(w, wait, w->ended ? -EIO : 0);
+        deliver_soon(w);
+        return;
+    }
+    list_add_tail(&wi->waiters, &wait->node);
+    wi->retry_at_ms = 0;
+    winode_barrier(wi);
+    writer_pump(wi);
+    winode_changed(wi);
+}
+
+void writer_start(struct writer *w, struct inode *in)
+{
+    struct winode *wi = winode_find(in);
+    if (wi == NULL || w->ended) {
+        return;
+    }
+    if (winode_is_dirty(wi)) {
+        winode_barrier(wi);
+        writer_pump(wi);
+    }
+    winode_changed(wi);
+}
+
+void writer_flush_all(struct writer *w, struct writer_wait *wait)
+{
+    wait_begin(w, NULL, wait, WAIT_ALL);
+    list_add_tail(&w->all, &wait->node);
+    if (w->ended) {
+        settle(w, wait, -EIO);
+    }
+    list_for_each(node, &w->dirty)
+    {
+        struct winode *wi = list_entry(node, struct winode, node);
+        wi->retry_at_ms = 0;
+        if (winode_is_dirty(wi)) {
+            winode_barrier(wi);
+        }
+    }
+    if (!timer_armed(&w->soon)) {
+        timers_arm(w->client->timers, &w->soon, now_ms(w));
+    }
+}
+
+void writer_quiesce(struct writer *w, struct inode *in, bool flush, struct writer_wait *wait)
+{
+    wait_begin(w, in, wait, flush ? WAIT_QUIESCE_FLUSH : WAIT_QUIESCE);
+    struct winode *wi = winode_get(w, in);
+    wi->holders++;
+    if (w->ended) {
+        settle(w, wait, -EIO);
+        winode_changed(wi);
+        return;
+    }
+    list_add_tail(&wi->waiters, &wait->node);
+    if (flush && winode_is_dirty(wi)) {
+        wi->retry_at_ms = 0;
+        winode_barrier(wi);
+        writer_pump(wi);
+    } else {
+        wait->kind = WAIT_QUIESCE;
+    }
+    winode_changed(wi);
+}
+
+void writer_resume(struct writer *w, struct inode *in)
+{
+    struct winode *wi = winode_find(in);
+    if (wi == NULL || wi->holders == 0) {
+        return; /* forgotten meanwhile */
+    }
+    wi->holders--;
+    writer_pump(wi);
+    winode_changed(wi);
+    deliver_soon(w);
+}
+
+/* ---- taking bytes out ---- */
+
+void writer_truncate(struct writer *w, struct inode *in, uint64_t size)
+{
+    writer_discard(w, in, size, UINT64_MAX - size);
+    struct winode *wi = winode_find(in);
+    if (wi == NULL || in->dirty == NULL) {
+        return;
+    }
+    /* The command has set the size. */
+    const uint32_t flags = in->dirty->flags & ~(uint32_t)ARENA_INODE_SIZE;
+    arena_publish32(&in->dirty->flags, flags);
+    if (flags == 0) {
+        wi->meta_since = 0;
+    }
+    wi->run_from = wi->run_to = 0;
+    winode_changed(wi);
+}
+
+void writer_discard(struct writer *w, struct inode *in, uint64_t offset, uint64_t length)
+{
+    struct winode *wi = winode_find(in);
+    if (wi == NULL) {
+        return;
+    }
+    const uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
+    pages_drop(wi, &wi->idle, offset, end);
+    pages_drop(wi, &wi->clean, offset, end);
+    winode_changed(wi);
+    deliver_soon(w);
+}
+
+void writer_drop_clean(struct writer *w, struct inode *in, uint64_t offset, uint64_t length)
+{
+    struct winode *wi = winode_find(in);
+    if (wi == NULL) {
+        return;
+    }
+    const uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
+    pages_drop(wi, &wi->clean, offset, end);
+    winode_changed(wi);
+    deliver_soon(w);
+}
+
+void writer_forget(struct writer *w, struct inode *in)
+{
+    struct winode *wi = winode_find(in);
+    if (wi != NULL) {
+        winode_forget(wi);
+        deliver_soon(w);
+    }
+}
+
+void writer_outline(struct writer *w, struct inode *in, struct writer_wait *wait)
+{
+    struct winode *wi = winode_get(w, in);
+    if (commit_fits_inline(wi) || commit_server_inline(wi)) {
+        w->stamp++;
+        const int rc = commit_server_inline(wi) ? commit_load_content(wi) : 0;
+        if (rc != 0) {
+            wait_begin(w, in, wait, WAIT_FLUSH);
+            settle(w, wait, rc);
+            winode_changed(wi);
+            return;
+        }
+        wi->outline = true; /* until the barrier has passed */
+    }
+    writer_flush(w, in, wait);
+    if (in->writer_state != NULL) {
+        winode_changed(in->writer_state);
+    }
+}
+
+/* ---- looking ---- */
+
+uint64_t writer_next_dirty(struct writer *w, const struct inode *in, uint64_t offset)
+{
+    const struct winode *wi = in->writer_state;
+    uint64_t next = UINT64_MAX;
+    if (wi == NULL) {
+        return next;
+    }
+    const struct list *lists[] = {&wi->idle, &wi->flight};
+    for (unsigned i = 0; i < array_count(lists); i++) {
+        for (struct list *node = lists[i]->next; node != lists[i]; node = node->next) {
+            const uint32_t p = page_index(w, list_entry(node, struct wpage, at));
+            const uint64_t base = page_number(w, p) * PAGE_BYTES;
+            const uint64_t from = base + page_from(w, p), to = base + page_to(w, p);
+            if (to > offset) {
+                const uint64_t at = from > offset ? from : offset;
+                next = at < next ? at : next;
+            }
+        }
+    }
+    return next;
+}
+
+bool writer_dirty(const struct inode *in)
+{
+    const struct winode *wi = in->writer_state;
+    return wi != NULL && (winode_is_dirty(wi) || !nothing_under_way(wi) || wi->holders > 0 ||
+                          !list_empty(&wi->waiters));
+}
+
+uint64_t writer_dirty_bytes(struct writer *w, const struct inode *in)
+{
+    (void)w;
+    const struct winode *wi = in->writer_state;
+    return wi == NULL ? 0 : wi->dirty_bytes;
+}
+
+uint64_t writer_total_dirty(const struct writer *w)
+{
+    return (uint64_t)w->n_dirty * PAGE_BYTES;
+}
