@@ -340,6 +340,7 @@ static int run(struct stat_run *r, const char *path, uint64_t ino)
             json_print(&j);
         }
     }
+    r->json = NULL;
     json_release(&j);
     return status;
 }
