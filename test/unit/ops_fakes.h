@@ -379,6 +379,9 @@ static fuse_req_t request(uint64_t unique)
 /* The worker dies: everything on the heap is gone, the records and handles stay. */
 static fuse_req_t repeated(fuse_req_t old)
 {
+    if (!old->answered && old->r.free_ctx != NULL) {
+        old->r.free_ctx(old->r.ctx);
+    }
     ops_free(w.client.ops);
     itable_free(w.client.itable);
     w.commands = w.reads = 0;
