@@ -10,9 +10,10 @@
  * trip; data goes to writer and reader. Node ids are inode numbers (1 = root of the mount, translated to
  * arena->root_ino and back). Requests that libfuse 3.14 does not know (statx, syncfs) are answered in fuseloop's custom io.
  *
- * The userdata of libfuse's session is the struct client. Opcode 51 (TMPFILE) has CREATE's layout: fuseloop hands libfuse a copy of
- * the request whose opcode is CREATE; opreq.opcode stays 51, and that is how ops knows it. A request is over when one of
- * fuse_reply_* was called; FORGET is answered with fuse_reply_none, so its record is freed when the callback returns.
+ * The userdata of libfuse's session is the struct client. Opcode 51 (TMPFILE) has CREATE's layout:
+ * fuseloop hands libfuse a copy of the request whose opcode is CREATE; opreq.opcode stays 51, and that is how
+ * ops knows it. A request is over when one of fuse_reply_* was called; FORGET is answered with fuse_reply_none,
+ * so its record is freed when the callback returns.
  *
  * Round trips: LOOKUP 1 (with inline content or extents), GETATTR 0 while cached, CREATE 1 (and the log's sync), OPEN 0,
  * READ 0 or the fragments, WRITE 0, FLUSH 0 (starts the flush), RELEASE 0, FSYNC the fragments and 1, READDIR 1 per 64 KiB. */

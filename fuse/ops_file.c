@@ -1,5 +1,6 @@
 /* Open files: open, read, write, flush, release, fsync. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <stdlib.h>
 
@@ -176,6 +177,15 @@ void ops_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fus
 
 /* ---- write: copied into the arena, then answered ---- */
 
+static void write_synced(struct task *t, int rc)
+{
+    if (rc != 0) {
+        task_error(t, rc);
+    } else {
+        fuse_reply_write(t->req, t->length);
+    }
+}
+
 static void write_try(struct task *t, int rc)
 {
     struct bytes data = BYTES(t->data, t->length);
@@ -193,6 +203,8 @@ static void write_try(struct task *t, int rc)
         task_fetch(t, t->ino, write_try);
     } else if (rc != 0) {
         task_error(t, rc == -ENODATA ? -EIO : rc);
+    } else if (t->sync) {
+        task_flush(t, t->in, write_synced);
     } else {
         fuse_reply_write(t->req, t->length);
     }
@@ -208,6 +220,7 @@ void ops_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off
     const struct fuse_in_header *head = opreq_raw(t->r);
     const struct fuse_write_in *in = (const void *)(head + 1);
     t->flags = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0 ? WRITER_KILL_PRIV : 0;
+    t->sync = (in->flags & O_DSYNC) != 0; /* past the page cache nobody else syncs */
     t->offset = (uint64_t)off;
     t->length = size;
     t->data = buf;

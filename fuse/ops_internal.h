@@ -88,6 +88,7 @@ struct task {
     const char *data;        /* of a write, in the request's record */
     bool quiesced;
     bool submitted, retried;
+    bool sync;               /* a write that is durable when answered */
     bool reply_waits;        /* for the writer to be still */
     bool beside;             /* its command runs beside the wait for the writer */
     int rc;

@@ -1,7 +1,7 @@
 /* A world for ops without kernel, session, writer and reader: each side is a fake that records what it is asked and
  * answers when the test says so. Included by test programs of ops only (definitions, not declarations). */
-#ifndef CFS_TEST_OPS_FAKES_H
-#define CFS_TEST_OPS_FAKES_H
+#ifndef CFS_TEST_UNIT_OPS_FAKES_H
+#define CFS_TEST_UNIT_OPS_FAKES_H
 
 #include <check.h>
 #include <errno.h>
