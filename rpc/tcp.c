@@ -145,6 +145,8 @@ static void update_interest(struct tcp_conn *c)
     }
     if (reading(c)) {
         want |= UV_READABLE;
+    } else if (c->accepted) {
+        want |= UV_DISCONNECT; /* who asks and leaves must not stay here until we read again */
     }
     if (c->state == CONNECTING || c->blocked) {
         want |= UV_WRITABLE;
@@ -600,6 +602,8 @@ static void on_poll(uv_poll_t *h, int status, int events)
     }
     if ((events & UV_READABLE) != 0 && reading(c)) {
         read_some(c);
+    } else if ((events & UV_DISCONNECT) != 0 && !reading(c)) {
+        begin_close(c, 0);
     }
     if ((events & UV_WRITABLE) != 0 && c->state == OPEN) {
         flush(c);
