@@ -62,7 +62,7 @@ static void cut_put(struct fsm *f, const struct inode *i, const struct cut_row *
     buf_u8(&f->scratch, VALUE_VERSION);
     buf_le64(&f->scratch, r->cut.end);
     buf_le64(&f->scratch, r->cursor);
-    rows_put(f, &k, buf_bytes(&f->scratch));
+    rows_put_reap(f, &k, buf_bytes(&f->scratch));
 }
 
 static int cut_decode(struct bytes key, struct bytes value, struct cut_row *out)
@@ -463,7 +463,8 @@ int extents_bury(struct fsm *f, struct inode *i)
     }
     struct key k;
     dead_key(&k, i);
-    rows_put_mark(f, &k);
+    const uint8_t version = VALUE_VERSION;
+    rows_put_reap(f, &k, BYTES(&version, 1));
     *fsm_counter(f, COUNT_REAPS) += 1;
     return 0;
 }
@@ -475,17 +476,32 @@ struct reap_item {
     char kind; /* table of SPACE_REAP; 0: nothing to reap */
 };
 
-static int reap_pick(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+static int reap_decode(struct fsm *f, struct bytes key, struct bytes value, struct reap_item *r)
 {
-    struct reap_item *r = ctx;
     r->kind = (char)key.data[1];
     if (r->kind == 's') {
         r->session = key_u64_at(key, 2);
-        return 1;
+        return 0;
     }
     r->i = (struct inode){.volume = key_u64_at(key, 2), .ino = key_u64_at(key, 10)};
-    int rc = r->kind == 'c' ? fsm_note(f, cut_decode(key, value, &r->row)) : 0;
-    return rc < 0 ? rc : 1;
+    return r->kind == 'c' ? fsm_note(f, cut_decode(key, value, &r->row)) : 0;
+}
+
+/* The first row of the list. Where it was found the next search begins: the rows before it are deleted ones, which the store
+ * walks over one by one. */
+static int reap_pick(struct fsm *f, struct reap_item *r)
+{
+    const uint8_t space = SPACE_REAP;
+    struct overlay_scan s;
+    overlay_scan_init(&s, f->overlay, BYTES(&space, 1), key_bytes(&f->reap_from));
+    int rc = fsm_note(f, s.error);
+    if (s.valid) {
+        f->reap_from.len = 0;
+        key_add_bytes(&f->reap_from, s.key);
+        rc = reap_decode(f, s.key, s.value, r);
+    }
+    overlay_scan_release(&s);
+    return rc;
 }
 
 /* Steps through the range of a cut; frees what it killed. */
@@ -551,8 +567,7 @@ int extents_reap(struct fsm *f, uint32_t max)
     int rc = 0;
     while (rc == 0 && left > 0) {
         struct reap_item r = {.kind = 0};
-        struct key prefix = {.len = 1, .data = {SPACE_REAP}};
-        rc = rows_each(f, &prefix, reap_pick, &r);
+        rc = reap_pick(f, &r);
         if (rc < 0 || r.kind == 0) {
             return rc;
         }

@@ -386,6 +386,16 @@ static int count_row(struct fsm *f, struct bytes key, struct bytes value, void *
     return 0;
 }
 
+/* version, count of held locks ... */
+static int count_locks(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    (void)f, (void)key;
+    struct cursor c = cursor_of(value);
+    (void)cursor_u8(&c);
+    ((struct audit *)ctx)->locks += cursor_varint(&c);
+    return 0;
+}
+
 static int count_rows(struct audit *a, uint8_t space, uint8_t table, uint64_t *out)
 {
     a->count = 0;
@@ -397,7 +407,7 @@ static int count_rows(struct audit *a, uint8_t space, uint8_t table, uint64_t *o
 static int check_counts(struct audit *a)
 {
     int rc = count_rows(a, SPACE_SESSION, 's', &a->sessions);
-    rc = rc < 0 ? rc : count_rows(a, SPACE_LOCK, 'l', &a->locks);
+    rc = rc < 0 ? rc : each(a, table_of(SPACE_LOCK, 'l'), count_locks);
     rc = rc < 0 ? rc : count_rows(a, SPACE_REAP, 'c', &a->reaps);
     rc = rc < 0 ? rc : count_rows(a, SPACE_REAP, 'd', &a->reaps);
     rc = rc < 0 ? rc : count_rows(a, SPACE_REAP, 's', &a->reaps);

@@ -135,7 +135,6 @@ static int bootstrap(struct fsm *f, const Cfs__LogBootstrap *m)
     *fsm_counter(f, COUNT_NEXT_BLOCK) = 1;
     *fsm_counter(f, COUNT_NEXT_SERVER) = 1;
     *fsm_counter(f, COUNT_NEXT_TICKET) = 1;
-    *fsm_counter(f, COUNT_NEXT_LOCK) = 1;
     return bootstrap_root(f, m);
 }
 
@@ -238,7 +237,7 @@ static int group_set(struct fsm *f, const Cfs__PgRow *m)
         (m->n_old_slot != 0 && m->n_old_slot != width)) {
         return ERR_MALFORMED;
     }
-    struct group old, g = {.id = m->id, .epoch = m->epoch, .k = m->k, .m = m->m, .next_id = 1};
+    struct group old, g = {.id = m->id, .epoch = m->epoch, .k = m->k, .m = m->m};
     int rc = stripes_group(f, m->id, &old);
     if (rc < 0 && rc != ERR_NOT_FOUND) {
         return rc;
@@ -247,7 +246,6 @@ static int group_set(struct fsm *f, const Cfs__PgRow *m)
         if (m->epoch <= old.epoch || old.k != m->k || old.m != m->m) {
             return ERR_STALE_EPOCH;
         }
-        g.next_id = old.next_id;
     }
     g.moving = m->n_old_slot > 0;
     for (size_t i = 0; i < width; i++) {

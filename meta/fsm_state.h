@@ -17,7 +17,6 @@ enum counter {
     COUNT_NEXT_BLOCK,
     COUNT_NEXT_SERVER,
     COUNT_NEXT_TICKET,
-    COUNT_NEXT_LOCK,
     COUNT_GRANT_CURSOR, /* group at which the next id grant begins */
     COUNT_STRIPES,
     COUNT_STORED_BYTES,
@@ -68,6 +67,7 @@ struct fsm {
     uint64_t index;
     uint64_t session; /* of a command */
     int failed;       /* the store's error: stop */
+    struct key reap_from; /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
     struct fsm_effects *effects;
     struct buf scratch; /* for encoding a value */
     struct buf value;   /* for reading one */
@@ -100,6 +100,8 @@ static inline uint64_t *fsm_counter(struct fsm *f, enum counter c)
 int rows_get(struct fsm *f, const struct key *k, struct buf *out);
 void rows_put(struct fsm *f, const struct key *k, struct bytes value);
 void rows_delete(struct fsm *f, const struct key *k);
+/* Rows of the reap list. */
+void rows_put_reap(struct fsm *f, const struct key *k, struct bytes value);
 /* A row whose value is the version byte alone. */
 void rows_put_mark(struct fsm *f, const struct key *k);
 

@@ -355,7 +355,6 @@ int volume_decode(struct bytes value, struct volume *out)
 
 void lock_encode(struct buf *out, const struct lock *l)
 {
-    buf_u8(out, VALUE_VERSION);
     buf_le64(out, l->session);
     buf_le64(out, l->owner);
     buf_le64(out, l->handle);
@@ -366,24 +365,14 @@ void lock_encode(struct buf *out, const struct lock *l)
     buf_le32(out, l->pid);
 }
 
-int lock_decode(struct bytes value, struct lock *out)
+void lock_decode(struct cursor *c, struct lock *out)
 {
-    struct cursor c = cursor_of(value);
-    int rc = open_value(&c);
-    if (rc < 0) {
-        return rc;
-    }
-    struct lock l = {.session = cursor_le64(&c)};
-    l.owner = cursor_le64(&c);
-    l.handle = cursor_le64(&c);
-    l.start = cursor_le64(&c);
-    l.end = cursor_le64(&c);
-    l.kind = cursor_le32(&c);
-    l.type = cursor_le32(&c);
-    l.pid = cursor_le32(&c);
-    rc = close_value(&c);
-    if (rc == 0) {
-        *out = l;
-    }
-    return rc;
+    out->session = cursor_le64(c);
+    out->owner = cursor_le64(c);
+    out->handle = cursor_le64(c);
+    out->start = cursor_le64(c);
+    out->end = cursor_le64(c);
+    out->kind = cursor_le32(c);
+    out->type = cursor_le32(c);
+    out->pid = cursor_le32(c);
 }

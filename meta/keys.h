@@ -126,8 +126,9 @@ struct lock {
     uint64_t start, end; /* end is inclusive */
     uint32_t kind, type, pid;
 };
+/* Part of the row of an inode's locks: meta/locks.c. */
 void lock_encode(struct buf *out, const struct lock *l);
-int lock_decode(struct bytes value, struct lock *out);
+void lock_decode(struct cursor *c, struct lock *out);
 
 /* Every namespace value starts with version and birth. */
 int value_birth(struct bytes value, uint64_t *ret_born);

@@ -8,19 +8,19 @@
 #include "base/mem.h"
 
 /* Rows, all under SPACE_LOCK:
- *   'l' ino, id               a lock that is held
- *   'w' ino, ticket           one that waits, in ticket order
- *   't' session, ticket       -> ino: for cancel
+ *   'l' ino                    all that is held or waits on an inode
+ *   't' session, ticket        -> ino: for cancel
  *   'o' session, owner, ticket -> ino: what a posix owner waits for, for the search of deadlocks
- *   's' session, ino          this session holds or waits for something there
- * All of an inode's locks are loaded, changed in memory and written through: they are few. fcntl
+ *   's' session, ino           this session holds or waits for something there
+ * All of an inode's locks are one row, loaded, changed in memory and stored again: they are few, and a row for each
+ * would leave thousands of deleted keys to walk over (SQLite locks and unlocks for each transaction). fcntl
  * and OFD locks conflict with each other, flock only with flock. A lock that goes or shrinks lets waiters through in
  * the order of their tickets, each that no longer conflicts. */
 
 enum { KIND_POSIX = 1, KIND_FLOCK = 2, KIND_OFD = 3, LOCKS_INODE_MAX = 16384, DEADLOCK_STEPS = 256 };
 
 struct entry {
-    uint64_t id; /* lock id or ticket */
+    uint64_t id; /* ticket of a waiting one; 0 */
     struct lock l;
 };
 struct entries {
@@ -35,11 +35,10 @@ struct lock_set {
 
 /* ---- rows --------------------------------------------------------------------------- */
 
-static void lock_key(struct key *k, uint8_t table, ino_id ino, uint64_t id)
+static void set_key(struct key *k, ino_id ino)
 {
-    key_start(k, SPACE_LOCK, table);
+    key_start(k, SPACE_LOCK, 'l');
     key_add_u64(k, ino);
-    key_add_u64(k, id);
 }
 
 static void ticket_key(struct key *k, uint64_t session, uint64_t ticket)
@@ -71,13 +70,6 @@ static void put_ino(struct fsm *f, const struct key *k, ino_id ino)
     rows_put(f, k, BYTES(value, sizeof value));
 }
 
-static void put_lock(struct fsm *f, const struct key *k, const struct lock *l)
-{
-    buf_clear(&f->scratch);
-    lock_encode(&f->scratch, l);
-    rows_put(f, k, buf_bytes(&f->scratch));
-}
-
 static void entries_add(struct entries *e, uint64_t id, const struct lock *l)
 {
     if (e->n == e->cap) {
@@ -95,26 +87,57 @@ static void entries_remove(struct entries *e, size_t at)
     e->n--;
 }
 
-static int load_entry(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+static bool decode_entries(struct cursor *c, struct entries *out, bool tickets)
 {
-    struct lock l;
-    int rc = fsm_note(f, lock_decode(value, &l));
-    if (rc == 0) {
-        entries_add(ctx, key_u64_at(key, 10), &l);
+    uint64_t n = cursor_varint(c);
+    if (n > LOCKS_INODE_MAX * 2) {
+        return false;
     }
-    return rc;
+    for (uint64_t i = 0; i < n && !c->bad; i++) {
+        struct lock l;
+        uint64_t ticket = tickets ? cursor_le64(c) : 0;
+        lock_decode(c, &l);
+        entries_add(out, ticket, &l);
+    }
+    return !c->bad;
 }
 
 static int set_load(struct fsm *f, ino_id ino, struct lock_set *out)
 {
     *out = (struct lock_set){.f = f, .ino = ino};
-    struct key prefix;
-    key_start(&prefix, SPACE_LOCK, 'l');
-    key_add_u64(&prefix, ino);
-    int rc = rows_each(f, &prefix, load_entry, &out->held);
-    key_start(&prefix, SPACE_LOCK, 'w');
-    key_add_u64(&prefix, ino);
-    return rc == 0 ? rows_each(f, &prefix, load_entry, &out->waiting) : rc;
+    struct key k;
+    set_key(&k, ino);
+    int rc = rows_get(f, &k, &f->value);
+    if (rc < 0) {
+        return rc == ERR_NOT_FOUND ? 0 : rc;
+    }
+    struct cursor c = cursor_of(buf_bytes(&f->value));
+    bool good = cursor_u8(&c) == VALUE_VERSION && decode_entries(&c, &out->held, false) &&
+                decode_entries(&c, &out->waiting, true) && c.at == c.end;
+    return good ? 0 : fsm_note(f, ERR_CORRUPT);
+}
+
+static void set_store(struct lock_set *s)
+{
+    struct key k;
+    set_key(&k, s->ino);
+    if (s->held.n + s->waiting.n == 0) {
+        rows_delete(s->f, &k);
+        return;
+    }
+    struct buf *b = &s->f->scratch;
+    buf_clear(b);
+    buf_u8(b, VALUE_VERSION);
+    buf_varint(b, s->held.n);
+    for (size_t i = 0; i < s->held.n; i++) {
+        lock_encode(b, &s->held.v[i].l);
+    }
+    buf_varint(b, s->waiting.n);
+    for (size_t i = 0; i < s->waiting.n; i++) {
+        buf_le64(b, s->waiting.v[i].id);
+        lock_encode(b, &s->waiting.v[i].l);
+    }
+    rows_put(s->f, &k, buf_bytes(b));
 }
 
 static void set_release(struct lock_set *s)
@@ -123,9 +146,10 @@ static void set_release(struct lock_set *s)
     free(s->waiting.v);
 }
 
-/* Keeps the session's index row true after a change. */
-static void set_index(struct lock_set *s, uint64_t session)
+/* Stores the row, and keeps the session's index row true, after a change. */
+static void set_finish(struct lock_set *s, uint64_t session)
 {
+    set_store(s);
     bool any = false;
     for (size_t i = 0; i < s->held.n && !any; i++) {
         any = s->held.v[i].l.session == session;
@@ -146,19 +170,12 @@ static void set_index(struct lock_set *s, uint64_t session)
 
 static void held_add(struct lock_set *s, const struct lock *l)
 {
-    uint64_t id = (*fsm_counter(s->f, COUNT_NEXT_LOCK))++;
-    struct key k;
-    lock_key(&k, 'l', s->ino, id);
-    put_lock(s->f, &k, l);
-    entries_add(&s->held, id, l);
+    entries_add(&s->held, 0, l);
     *fsm_counter(s->f, COUNT_LOCKS) += 1;
 }
 
 static void held_remove(struct lock_set *s, size_t at)
 {
-    struct key k;
-    lock_key(&k, 'l', s->ino, s->held.v[at].id);
-    rows_delete(s->f, &k);
     entries_remove(&s->held, at);
     *fsm_counter(s->f, COUNT_LOCKS) -= 1;
 }
@@ -232,8 +249,6 @@ static uint64_t waiting_add(struct lock_set *s, const struct lock *l)
     struct fsm *f = s->f;
     uint64_t ticket = (*fsm_counter(f, COUNT_NEXT_TICKET))++;
     struct key k;
-    lock_key(&k, 'w', s->ino, ticket);
-    put_lock(f, &k, l);
     ticket_key(&k, l->session, ticket);
     put_ino(f, &k, s->ino);
     if (l->kind == KIND_POSIX) {
@@ -248,8 +263,6 @@ static void waiting_remove(struct lock_set *s, size_t at)
 {
     struct entry e = s->waiting.v[at];
     struct key k;
-    lock_key(&k, 'w', s->ino, e.id);
-    rows_delete(s->f, &k);
     ticket_key(&k, e.l.session, e.id);
     rows_delete(s->f, &k);
     if (e.l.kind == KIND_POSIX) {
@@ -413,7 +426,7 @@ static int lock_apply(struct lock_set *s, const struct lock *l, bool wait, struc
         held_set(s, *l);
         wake(s);
     }
-    set_index(s, l->session);
+    set_finish(s, l->session);
     return rc;
 }
 
@@ -457,7 +470,7 @@ int locks_cancel(struct fsm *f, const Cfs__LockCancelOp *op)
         }
     }
     if (rc == 0) {
-        set_index(&s, f->session);
+        set_finish(&s, f->session);
     }
     set_release(&s);
     return rc;
@@ -495,7 +508,7 @@ static int drop_at(struct fsm *f, ino_id ino, const struct drop *d)
             }
         }
         wake(&s);
-        set_index(&s, d->session);
+        set_finish(&s, d->session);
     }
     set_release(&s);
     return rc;

@@ -29,6 +29,14 @@ void rows_delete(struct fsm *f, const struct key *k)
     overlay_delete(f->overlay, key_bytes(k));
 }
 
+void rows_put_reap(struct fsm *f, const struct key *k, struct bytes value)
+{
+    if (bytes_compare(key_bytes(k), key_bytes(&f->reap_from)) < 0) {
+        f->reap_from = *k;
+    }
+    rows_put(f, k, value);
+}
+
 void rows_put_mark(struct fsm *f, const struct key *k)
 {
     const uint8_t version = VALUE_VERSION;

@@ -206,7 +206,8 @@ int sessions_end(struct fsm *f, uint64_t id)
     if (rc == 0 && orphans) {
         key_start(&k, SPACE_REAP, 's');
         key_add_u64(&k, id);
-        rows_put_mark(f, &k);
+        const uint8_t version = VALUE_VERSION;
+        rows_put_reap(f, &k, BYTES(&version, 1));
         *fsm_counter(f, COUNT_REAPS) += 1;
     }
     buf_le64(&f->effects->ended, id);

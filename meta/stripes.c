@@ -28,7 +28,6 @@ int stripes_group_decode(struct bytes value, struct group *out)
     struct group g = {.id = out->id, .epoch = cursor_le32(&c)};
     g.k = cursor_u8(&c);
     g.m = cursor_u8(&c);
-    g.next_id = cursor_le64(&c);
     g.moving = cursor_u8(&c) != 0;
     if (g.k + g.m > STRIPE_SLOTS_MAX) {
         return ERR_CORRUPT;
@@ -70,7 +69,6 @@ void stripes_group_put(struct fsm *f, const struct group *g)
     buf_le32(b, g->epoch);
     buf_u8(b, (uint8_t)g->k);
     buf_u8(b, (uint8_t)g->m);
-    buf_le64(b, g->next_id);
     buf_u8(b, g->moving);
     for (unsigned i = 0; i < g->k + g->m; i++) {
         buf_le32(b, g->slot[i]);
@@ -153,15 +151,18 @@ int stripes_make_garbage(struct fsm *f, uint32_t pg, uint64_t first, uint64_t la
     garbage_prefix(&prefix, pg);
     *fsm_counter(f, COUNT_GARBAGE_IDS) += last - first + 1;
     struct range r = {.first = first, .last = last};
-    struct range before;
     if (first > 0) { /* joins the range that ends right before */
-        int rc = range_seek(f, &prefix, first - 1, &before);
+        struct key before = prefix;
+        key_add_u64(&before, first - 1);
+        int rc = rows_get(f, &before, &f->value);
+        if (rc == 0) {
+            struct range joined;
+            rc = range_decode(f, key_bytes(&before), buf_bytes(&f->value), &joined);
+            r.first = rc == 0 ? joined.first : first;
+            rows_delete(f, &before);
+        }
         if (rc < 0 && rc != ERR_NOT_FOUND) {
             return rc;
-        }
-        if (rc == 0 && before.last == first - 1) {
-            range_delete(f, &prefix, before.last);
-            r.first = before.first;
         }
     }
     range_put(f, &prefix, r);
@@ -237,20 +238,42 @@ static int choose_group(struct fsm *f, struct bytes key, struct bytes value, voi
     return c->n_after == c->max;
 }
 
+/* The next id of a group, in a row of its own: the group's row is scanned, and a store like LevelDB walks over every
+ * former value of a key that it passes. */
+static int next_ids(struct fsm *f, uint32_t pg, uint32_t count, uint64_t *ret_first)
+{
+    struct key k;
+    key_start(&k, SPACE_CLUSTER, 'n');
+    key_add_u32(&k, pg);
+    int rc = rows_get(f, &k, &f->value);
+    uint64_t first = 1;
+    if (rc == 0) {
+        if (f->value.len != 9 || f->value.data[0] != VALUE_VERSION) {
+            return fsm_note(f, ERR_CORRUPT);
+        }
+        first = get_le64(f->value.data + 1);
+    } else if (rc != ERR_NOT_FOUND) {
+        return rc;
+    }
+    uint8_t value[9] = {VALUE_VERSION};
+    put_le64(value + 1, first + count);
+    rows_put(f, &k, BYTES(value, sizeof value));
+    *ret_first = first;
+    return 0;
+}
+
 static int grant_in(struct fsm *f, uint32_t pg, uint32_t count, struct stripe_grant *out)
 {
-    struct group g;
-    int rc = stripes_group(f, pg, &g);
+    uint64_t first = 0;
+    int rc = next_ids(f, pg, count, &first);
     if (rc < 0) {
         return rc;
     }
     struct key prefix;
     grant_prefix(&prefix, f->session);
     key_add_u32(&prefix, pg);
-    range_put(f, &prefix, (struct range){.first = g.next_id, .last = g.next_id + count - 1});
-    *out = (struct stripe_grant){.pg = pg, .first = g.next_id, .count = count};
-    g.next_id += count;
-    stripes_group_put(f, &g);
+    range_put(f, &prefix, (struct range){.first = first, .last = first + count - 1});
+    *out = (struct stripe_grant){.pg = pg, .first = first, .count = count};
     return 0;
 }
 

@@ -11,7 +11,6 @@
 struct group {
     uint32_t id, epoch;
     uint32_t k, m;
-    uint64_t next_id; /* ids below were granted */
     bool moving;      /* old_slot is there */
     uint32_t slot[STRIPE_SLOTS_MAX], old_slot[STRIPE_SLOTS_MAX]; /* server ids; 0 vacant */
 };

@@ -110,7 +110,9 @@ START_TEST(readdir_tells_every_name_once_over_many_replies)
         ck_assert_int_eq(fsm_world_read(&w, METHOD_READDIR, &m.base, &out), 0);
         Cfs__ReaddirReply *r = cfs__readdir_reply__unpack(NULL, out.len, out.data);
         for (size_t i = 0; i < r->n_entry; i++) {
-            int n = atoi((const char *)r->entry[i]->name.data + 1);
+            char name[16] = "";
+            memcpy(name, r->entry[i]->name.data, r->entry[i]->name.len);
+            int n = atoi(name + 1);
             ck_assert(!seen[n]);
             seen[n] = true;
             ck_assert_uint_gt(r->entry[i]->hash, after);
