@@ -25,7 +25,7 @@
 
 #define VERSION "0.1.0"
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
-enum { PAYLOAD_BUFFERS = 64, READ_BUFFERS = 32, RESERVE_DEFAULT = 3 };
+enum { PAYLOAD_BUFFERS = 48, READ_BUFFERS = 24, RESERVE_DEFAULT = 3 };
 
 static const char USAGE[] =
     "usage: cfs-chunkserver --disk DIR [--disk DIR ...] --meta HOST:PORT[,HOST:PORT...] [options]\n"
