@@ -267,8 +267,10 @@ static int beat_reply(struct heartbeat *h, const struct call *c)
     }
     h->epochs_version = m->has_epochs_version ? m->epochs_version : h->epochs_version;
     /* What was sent with this heartbeat has been heard. */
-    memmove(h->done, h->done + h->n_sent, (h->n_done - h->n_sent) * sizeof *h->done);
     h->n_done -= h->n_sent;
+    if (h->n_done > 0) {
+        memmove(h->done, h->done + h->n_sent, h->n_done * sizeof *h->done);
+    }
     h->n_sent = 0;
     h->reply = m;
     h->order = h->range = 0;
