@@ -31,7 +31,7 @@ enum {
     ADDRESSES_MAX = 16,
     CALL_MS = 30000,       /* a silent server is found by the renewal long before */
     READ_MS = 10000,
-    RENEW_CALL_MS = 3000,
+    RENEW_CALL_MS = 5000,
     OPEN_CALL_MS = 5000,
     BUSY_MIN_MS = 10,
     BUSY_MAX_MS = 500,
@@ -237,10 +237,18 @@ static void on_command(struct call *c)
 {
     struct pending *p = container_of(c, struct pending, call);
     struct session *s = p->session;
+    uint64_t pace_ms = s->busy_ms;
     put_back(s, p);
     switch (judge(s, c->rc)) {
     case FINAL:
-        command_answered(p);
+        /* An empty command has nothing that could be refused: EINVAL says that its number was acknowledged long
+         * ago; with anything else the number is still open. */
+        if (p->empty && c->rc != 0 && c->rc != -EINVAL) {
+            s->busy_ms = pace_ms;
+            be_busy(s);
+        } else {
+            command_answered(p);
+        }
         break;
     case AGAIN:
         break;
@@ -775,6 +783,7 @@ void session_resume_done(struct session *s)
 void session_submit(struct session *s, struct command *cmd)
 {
     CHECK(cmd->pending == NULL && s->state != SESSION_FRESH);
+    CHECK(cmd->ops.len <= SESSION_OPS_MAX);
     if (cmd->seq == 0) {
         session_resume_done(s);
         cmd->seq = s->next_seq++;

@@ -16,7 +16,12 @@ struct Cfs__SessionRenewReply;
  * on_done; at most SESSION_WINDOW are, more wait here in order. Acknowledged is everything below
  * the lowest number that is not yet *released*: the owner releases a number when
  * its effect is safe with it (in the arena: when the kernel has been answered). */
-enum { SESSION_WINDOW = 1024, SESSION_RENEW_MS = 2000, SESSION_LEASE_MS = 10000 };
+enum {
+    SESSION_WINDOW = 1024,
+    SESSION_RENEW_MS = 2000,
+    SESSION_LEASE_MS = 10000,
+    SESSION_OPS_MAX = (4 << 20) - 256 /* bytes of one command, so that it fits a frame */
+};
 
 struct session;
 

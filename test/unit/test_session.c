@@ -21,6 +21,7 @@ struct state {
     char *executed[LOG_MAX]; /* ops by number */
     unsigned renewals, duplicates, opens;
     int refuse_ops_rc;       /* commands whose ops begin with '!' get this, without using the number up */
+    bool full;               /* refuses every new command, empty ones too */
     unsigned busy_first;     /* so many commands are told to come again */
     bool mute;               /* answers nothing */
 };
@@ -117,6 +118,8 @@ static void serve_command(struct request *r, void *ctx)
     } else if (m->seq > g->state.last_seq + 1 || g->state.busy_first > 0) {
         g->state.busy_first -= g->state.busy_first > 0;
         rc = ERR_BUSY;
+    } else if (g->state.full) {
+        rc = -28;
     } else if (m->ops.len > 0 && m->ops.data[0] == '!' && g->state.refuse_ops_rc != 0) {
         rc = g->state.refuse_ops_rc;
     } else {
@@ -489,6 +492,26 @@ START_TEST(refused_command_uses_its_number_up)
 }
 END_TEST
 
+START_TEST(refusals_do_not_wedge_the_session)
+{
+    struct rig *g = rig_new(3, "m0:1", 0);
+    open_well(g);
+    g->state.full = true;
+    struct item *items = submit_many(g, 3);
+    run(g, 5000);
+    ck_assert_uint_eq(g->done, 1); /* the others wait behind the number that nobody takes */
+    ck_assert_int_eq(g->rc, -28);
+    g->state.full = false;
+    run(g, 1500);
+    ck_assert_uint_eq(g->done, 3);
+    ck_assert_uint_eq(g->failed, 1);
+    ck_assert_str_eq(g->state.executed[1], "");
+    ck_assert_str_eq(g->state.executed[3], "op3");
+    free(items);
+    rig_free(g);
+}
+END_TEST
+
 START_TEST(resumed_session_repeats_and_fills_gaps)
 {
     struct rig *g = rig_new(3, "m0:1", 0);
@@ -652,6 +675,7 @@ int main(void)
     tcase_add_test(t, lease_is_renewed_and_lost_by_the_time_of_sending);
     tcase_add_test(t, ended_session_fails_everything);
     tcase_add_test(t, refused_command_uses_its_number_up);
+    tcase_add_test(t, refusals_do_not_wedge_the_session);
     tcase_add_test(t, resumed_session_repeats_and_fills_gaps);
     tcase_add_test(t, resume_far_into_a_session_fills_at_most_a_window);
     tcase_add_test(t, read_is_repeated_until_answered_and_errors_are_answers);

@@ -11,10 +11,11 @@
 #include "base/crc.h"
 #include "base/err.h"
 #include "base/log.h"
-#include "common.pb-c.h"
+#include "meta.pb-c.h"
 #include "proto/methods.h"
 #include "rpc/call.h"
 #include "rpc/server.h"
+#include "rpc/session.h"
 #include "rpc/tcp.h"
 
 /* One loop with a server and a client on it. METHOD_FRAGMENT_PUT answers the length of what came,
@@ -36,6 +37,8 @@ struct rig {
     struct databuf *hoarded[8];
     unsigned n_hoarded;
     int down_rc;
+    struct session *session;
+    uint64_t executed;
 };
 
 static void on_shut(void *ctx)
@@ -270,46 +273,6 @@ static double bench_echo(struct rig *g, unsigned n)
     }
     return (double)(clock_now_us() - start) / n;
 }
-
-/* Figures only; no claim that a busy machine could break. */
-START_TEST(speed_is_printed)
-{
-    struct rig *g = rig_new(16);
-    struct asked a[8];
-    struct iovec pages[256];
-    unsigned rounds = 60;
-    for (unsigned i = 0; i < 256; i++) {
-        pages[i] = (struct iovec){.iov_base = g->mib + i * 4096, .iov_len = 4096};
-    }
-    bench_echo(g, 100);
-    double echo_us = bench_echo(g, 2000);
-    uint64_t start = clock_now_us();
-    for (unsigned i = 0; i < rounds; i++) {
-        g->done = 0;
-        for (unsigned j = 0; j < 8; j++) {
-            ask(g, &a[j], METHOD_FRAGMENT_GET, NULL, 0);
-        }
-        while (g->done < 8) {
-            uv_run(&g->loop, UV_RUN_ONCE);
-        }
-    }
-    double get = 8.0 * rounds * MIB / (double)(clock_now_us() - start) / 1000;
-    start = clock_now_us();
-    for (unsigned i = 0; i < rounds; i++) {
-        g->done = 0;
-        for (unsigned j = 0; j < 8; j++) {
-            ask(g, &a[j], METHOD_FRAGMENT_PUT, pages, 256);
-        }
-        while (g->done < 8) {
-            uv_run(&g->loop, UV_RUN_ONCE);
-        }
-    }
-    double put = 8.0 * rounds * MIB / (double)(clock_now_us() - start) / 1000;
-    printf("one loop, both sides and a CRC of each payload: echo %.1f us, get %.2f GB/s, put %.2f GB/s\n",
-           echo_us, get, put);
-    rig_free(g);
-}
-END_TEST
 
 static int raw_connect(const struct rig *g)
 {
@@ -547,6 +510,175 @@ START_TEST(reset_ends_open_calls_and_the_peer_connects_again)
 }
 END_TEST
 
+static uint64_t skew_ms;
+static uint64_t skewed_clock(void)
+{
+    return clock_now_ms() + skew_ms;
+}
+
+START_TEST(frame_that_never_ends_is_cut_off)
+{
+    struct rig *g = rig_new(2);
+    uint8_t f[FRAME_HEADER_BYTES + 5];
+    golden(f);
+    skew_ms = 0;
+    g->timers.clock = skewed_clock;
+    int whole = raw_connect(g), part = raw_connect(g);
+    ck_assert_int_eq((int)write(whole, f, sizeof f), (int)sizeof f);
+    ck_assert_int_eq((int)write(part, f, sizeof f - 1), (int)sizeof f - 1);
+    turn(g, never, 30);
+    skew_ms = 29000;
+    turn(g, never, 30);
+    ck_assert_uint_eq(g->gone, 0);
+    skew_ms = 36000;
+    turn(g, some_gone, 1000);
+    turn(g, never, 30);
+    ck_assert_uint_eq(g->gone, 1); /* an idle connection may stay */
+    ck_assert_uint_eq(g->served->counts.faults[FRAME_TRUNCATED], 1);
+    close(whole);
+    close(part);
+    rig_free(g);
+}
+END_TEST
+
+START_TEST(reader_that_does_not_read_is_not_served_without_bound)
+{
+    struct rig *g = rig_new(4);
+    struct frame f = {.kind = FRAME_REQUEST, .method = METHOD_FRAGMENT_GET, .id = 1};
+    uint8_t head[FRAME_HEADER_BYTES];
+    int fd = raw_connect(g);
+    frame_encode(head, &f);
+    for (unsigned i = 0; i < 1000; i++) { /* asks for 1000 MiB, reads none of it */
+        ck_assert_int_eq((int)write(fd, head, sizeof head), (int)sizeof head);
+    }
+    turn(g, never, 200);
+    ck_assert_uint_le(g->served->counts.frames_out, 40);
+    close(fd);
+    turn(g, some_gone, 1000);
+    ck_assert_uint_eq(g->gone, 1);
+    turn(g, never, 20);
+    ck_assert_uint_eq(g->payloads_sent, g->served->counts.frames_out);
+    rig_free(g);
+}
+END_TEST
+
+static void serve_renew(struct request *r, void *ctx)
+{
+    uint8_t packed[64];
+    Cfs__SessionRenewReply o = CFS__SESSION_RENEW_REPLY__INIT;
+    (void)ctx;
+    request_reply(r, 0, BYTES(packed, cfs__session_renew_reply__pack(&o, packed)), NULL);
+}
+static void serve_command(struct request *r, void *ctx)
+{
+    struct rig *g = ctx;
+    Cfs__CommandRequest *m = cfs__command_request__unpack(NULL, r->body.len, r->body.data);
+    bool next = m->seq == g->executed + 1;
+    g->executed += next;
+    cfs__command_request__free_unpacked(m, NULL);
+    request_reply(r, next ? 0 : ERR_BUSY, BYTES(NULL, 0), NULL);
+}
+static void serve_open(struct request *r, void *ctx)
+{
+    uint8_t packed[256];
+    Cfs__SessionOpenReply o = CFS__SESSION_OPEN_REPLY__INIT;
+    Cfs__Policy p = CFS__POLICY__INIT;
+    (void)ctx;
+    o.session = 7;
+    o.lease_ms = SESSION_LEASE_MS;
+    o.policy = &p;
+    request_reply(r, 0, BYTES(packed, cfs__session_open_reply__pack(&o, packed)), NULL);
+}
+static void on_opened(struct session *s, int rc, struct bytes reply, void *ctx)
+{
+    (void)s;
+    (void)reply;
+    ck_assert_int_eq(rc, 0);
+    ((struct rig *)ctx)->done++;
+}
+static void on_command(struct command *c)
+{
+    struct rig *g = *(struct rig **)(c + 1);
+    ck_assert_int_eq(c->rc, 0);
+    session_release_seq(g->session, c->seq);
+    buf_release(&c->ops);
+    g->done++;
+}
+static bool many_done(struct rig *g)
+{
+    return g->done == 3000;
+}
+
+START_TEST(session_runs_over_tcp)
+{
+    struct rig *g = rig_new(2);
+    struct {
+        struct command cmd;
+        struct rig *rig;
+    } *c = calloc(3000, sizeof *c);
+    struct session_options o = {.addresses = g->address};
+    server_handle(g->server, METHOD_SESSION_OPEN, serve_open, g);
+    server_handle(g->server, METHOD_SESSION_RENEW, serve_renew, g);
+    server_handle(g->server, METHOD_COMMAND, serve_command, g);
+    g->session = session_new(g->asking, &o);
+    session_open(g->session, BYTES("", 0), 5000, on_opened, g);
+    turn(g, one_done, 2000);
+    ck_assert(session_connected(g->session));
+    g->done = 0;
+    for (unsigned i = 0; i < 3000; i++) {
+        c[i].rig = g;
+        c[i].cmd.on_done = on_command;
+        session_submit(g->session, &c[i].cmd);
+    }
+    turn(g, many_done, 5000);
+    ck_assert_uint_eq(g->done, 3000);
+    ck_assert_uint_eq(g->executed, 3000);
+    session_free(g->session);
+    free(c);
+    rig_free(g);
+}
+END_TEST
+
+/* Figures only; no claim that a busy machine could break. */
+START_TEST(speed_is_printed)
+{
+    struct rig *g = rig_new(16);
+    struct asked a[8];
+    struct iovec pages[256];
+    unsigned rounds = 60;
+    for (unsigned i = 0; i < 256; i++) {
+        pages[i] = (struct iovec){.iov_base = g->mib + i * 4096, .iov_len = 4096};
+    }
+    bench_echo(g, 100);
+    double echo_us = bench_echo(g, 2000);
+    uint64_t start = clock_now_us();
+    for (unsigned i = 0; i < rounds; i++) {
+        g->done = 0;
+        for (unsigned j = 0; j < 8; j++) {
+            ask(g, &a[j], METHOD_FRAGMENT_GET, NULL, 0);
+        }
+        while (g->done < 8) {
+            uv_run(&g->loop, UV_RUN_ONCE);
+        }
+    }
+    double get = 8.0 * rounds * MIB / (double)(clock_now_us() - start) / 1000;
+    start = clock_now_us();
+    for (unsigned i = 0; i < rounds; i++) {
+        g->done = 0;
+        for (unsigned j = 0; j < 8; j++) {
+            ask(g, &a[j], METHOD_FRAGMENT_PUT, pages, 256);
+        }
+        while (g->done < 8) {
+            uv_run(&g->loop, UV_RUN_ONCE);
+        }
+    }
+    double put = 8.0 * rounds * MIB / (double)(clock_now_us() - start) / 1000;
+    printf("one loop, both sides and a CRC of each payload: echo %.1f us, get %.2f GB/s, put %.2f GB/s\n",
+           echo_us, get, put);
+    rig_free(g);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tcp");
@@ -564,6 +696,9 @@ int main(void)
     tcase_add_test(t, empty_pool_pauses_reading_until_a_buffer_comes_back);
     tcase_add_test(t, counters_tell_faults_and_memory);
     tcase_add_test(t, reset_ends_open_calls_and_the_peer_connects_again);
+    tcase_add_test(t, frame_that_never_ends_is_cut_off);
+    tcase_add_test(t, reader_that_does_not_read_is_not_served_without_bound);
+    tcase_add_test(t, session_runs_over_tcp);
     tcase_add_test(t, speed_is_printed);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
