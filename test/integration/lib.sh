@@ -112,6 +112,7 @@ cleanup() {
     exit $bad
 }
 trap cleanup EXIT
+cd "$WORK" || exit 1 # programs like fio leave files where they are started
 trap 'bad=1; exit 1' INT TERM
 
 # ---- pauses --------------------------------------------------------------------------------
