@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "base/log.h"
 #include "fuse/loopstate.h"
 
@@ -112,9 +111,6 @@ static void on_readable(uv_poll_t *p, int status, int events)
     (void)status, (void)events; /* an error shows itself when we read */
     struct fuseloop *f = p->data;
     f->polling = status >= 0;   /* libuv stopped it otherwise */
-    if (f->client->timers) {
-        timers_run(f->client->timers, clock_now_ms());
-    }
     for (int i = 0; i < REQUESTS_PER_WAKEUP && f->started && read_one(f) > 0; i++) {
     }
     poll_update(f);

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,30 +48,28 @@ static bool caller_is_killed(uint32_t tid)
 static void end_for_killed(struct fuseloop *f, struct opreq *r)
 {
     r->fatal = true;
-    if (r->on_interrupt) {
-        r->on_interrupt(r);
-        return;
-    }
     r->answered = true;
     fuseio_answer_error(f, r->unique, -EINTR);
+    if (r->on_interrupt) {
+        r->on_interrupt(r);
+    }
 }
 
-/* Returns whether it must be looked at again. The request may be gone afterwards. */
+/* Returns whether to look again. The request may be gone afterwards. */
 static bool look_at(struct fuseloop *f, struct opreq *r, bool starved)
 {
     bool marked = opreq_interrupted(r);
     if (r->answered || (!marked && !starved)) {
         return false;
     }
-    if (marked && r->on_interrupt) {
-        r->on_interrupt(r); /* it was marked before it began to wait */
-        return false;
-    }
     if (caller_is_killed(r->pid)) {
         end_for_killed(f, r);
         return false;
     }
-    return true;
+    if (marked && r->on_interrupt) {
+        r->on_interrupt(r); /* it was marked before it began to wait */
+    }
+    return true; /* if it is still there: what was interrupted may be killed next */
 }
 
 static void on_watch(uv_timer_t *t)
@@ -114,9 +113,8 @@ void interrupts_take(struct fuseloop *f, const struct fuse_in_header *in)
         return;
     }
     arena_publish32(requests_flags(r), *requests_flags(r) | ARENA_INTERRUPTED);
+    interrupts_watch(f);
     if (r->on_interrupt) {
         r->on_interrupt(r);
-    } else {
-        interrupts_watch(f);
     }
 }
