@@ -1,5 +1,6 @@
 #include "fuse/control.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -141,4 +142,69 @@ int control_wait_gone(const char *run_dir, uint32_t timeout_ms)
         }
         usleep(2000); /* the survivor of the two needs a moment to write its successor's number */
     }
+}
+
+/* Undoes the \\ooo escapes of /proc/self/mountinfo, in place. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (const char *at = text; *at; to++) {
+        unsigned byte;
+        if (at[0] == '\\' && sscanf(at + 1, "%3o", &byte) == 1) {
+            *to = (char)byte;
+            at += 4;
+        } else {
+            *to = *at++;
+        }
+    }
+    *to = 0;
+}
+
+bool control_mounted(const char *mount_point)
+{
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL, where[CONTROL_PATH_MAX];
+    size_t cap = 0;
+    bool found = false;
+    while (f && !found && getline(&line, &cap, f) > 0) {
+        if (sscanf(line, "%*s %*s %*s %*s %4095s", where) == 1 && strstr(line, " - fuse.cfs ")) {
+            unescape(where);
+            found = strcmp(where, mount_point) == 0;
+        }
+    }
+    free(line);
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+/* Lines of a client's file: addresses, run directory, mount point. */
+static bool client_file_names(const char *name, const char *mount_point, char *run_dir)
+{
+    char path[CONTROL_PATH_MAX], at[CONTROL_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", CONTROL_CLIENTS, name);
+    FILE *f = fopen(path, "re");
+    bool found = f && fscanf(f, "%*[^\n] %4095[^\n] %4095[^\n]", run_dir, at) == 2 &&
+                 strcmp(at, mount_point) == 0;
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+int control_run_dir_of(const char *mount_point, char *out, size_t out_bytes)
+{
+    char run_dir[CONTROL_PATH_MAX];
+    DIR *dir = opendir(CONTROL_CLIENTS);
+    int rc = -ENOENT;
+    for (struct dirent *d; dir && rc != 0 && (d = readdir(dir));) {
+        if (d->d_name[0] != '.' && client_file_names(d->d_name, mount_point, run_dir)) {
+            rc = (size_t)snprintf(out, out_bytes, "%s", run_dir) < out_bytes ? 0 : -ENAMETOOLONG;
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    return rc;
 }

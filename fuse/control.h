@@ -1,6 +1,7 @@
 #ifndef CFS_FUSE_CONTROL_H
 #define CFS_FUSE_CONTROL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,8 @@
  *   Any other line is answered "failed unknown command".
  * The directory is removed when the mount is gone and drained. RUN/clients/ID are locked by the mounts that live. */
 enum { CONTROL_PATH_MAX = 4096 };
+#define CONTROL_RUN "/run/cfs"
+#define CONTROL_CLIENTS "/run/cfs/clients"
 
 /* RUN/NAME of a mount point (absolute). -ENAMETOOLONG. */
 int control_run_dir(const char *run, const char *mount_point, char *out, size_t out_bytes);
@@ -25,5 +28,11 @@ int control_ask(const char *run_dir, const char *line, uint32_t timeout_ms, char
                 size_t out_bytes);
 /* Until the mount's processes have drained the arena and are gone. -ETIMEDOUT; 0 at once if there never was one. */
 int control_wait_gone(const char *run_dir, uint32_t timeout_ms);
+
+/* Whether a CFS client is mounted there, by the kernel's list; asks no filesystem. */
+bool control_mounted(const char *mount_point);
+/* The run directory of the client that is, or lately was, mounted there, wherever that directory is: from the files in
+ * CONTROL_CLIENTS. -ENOENT. */
+int control_run_dir_of(const char *mount_point, char *out, size_t out_bytes);
 
 #endif

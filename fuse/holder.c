@@ -357,6 +357,8 @@ static void remove_run_files(struct holder *h)
         unlink(path);
     }
     rmdir(h->run_dir); /* a log may be in it: then it stays */
+    rmdir(CONTROL_CLIENTS); /* the last mount of a machine leaves nothing behind */
+    rmdir(CONTROL_RUN);
 }
 
 /* The worker is gone. Returns false when the mount's life is over. */
