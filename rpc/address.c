@@ -12,12 +12,19 @@
 
 enum { SOCKET_BUFFER = 1 << 20 };
 
+/* 0 to 65535, or -1. */
+static long port_number(const char *port)
+{
+    size_t digits = strspn(port, "0123456789");
+    long number = digits != 0 && digits <= 5 && port[digits] == 0 ? strtol(port, NULL, 10) : -1;
+    return number <= 65535 ? number : -1;
+}
+
 int address_split(const char *address, char host[256], char port[8])
 {
     const char *colon = strrchr(address, ':');
     size_t host_len = colon != NULL ? (size_t)(colon - address) : 0;
-    if (host_len == 0 || host_len > 255 || strlen(colon + 1) == 0 || strlen(colon + 1) > 5 ||
-        strspn(colon + 1, "0123456789") != strlen(colon + 1) || atoi(colon + 1) > 65535) {
+    if (host_len == 0 || host_len > 255 || port_number(colon + 1) < 0) {
         return -EINVAL;
     }
     if (host_len > 2 && address[0] == '[' && address[host_len - 1] == ']') {
@@ -34,7 +41,7 @@ socklen_t address_numeric(const char *host, const char *port, struct sockaddr_st
 {
     struct sockaddr_in *in4 = (void *)sa;
     struct sockaddr_in6 *in6 = (void *)sa;
-    uint16_t number = htons((uint16_t)atoi(port));
+    uint16_t number = htons((uint16_t)port_number(port));
     memset(sa, 0, sizeof *sa);
     if (inet_pton(AF_INET, host, &in4->sin_addr) == 1) {
         in4->sin_family = AF_INET;
@@ -63,8 +70,8 @@ void address_name(const struct sockaddr *sa, char out[64])
     }
 }
 
-/* All of these only tune; a socket that refuses one still works. Plain SO_SNDBUF is not tried: without
- * privilege it is cut to a small maximum and ends the kernel's own tuning. */
+/* All of these only tune; a socket that refuses one still works. Plain SO_SNDBUF is not tried:
+ * without privilege it is cut to a small maximum and ends the kernel's own tuning. */
 void address_options(int fd)
 {
     int one = 1, idle_s = 10, interval_s = 3, probes = 3, bytes = SOCKET_BUFFER;
@@ -112,8 +119,9 @@ int address_listen(const char *address, int backlog, struct sockaddr_storage *sa
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one); /* only tunes */
     address_options(fd);
     *len = sizeof *sa;
-    if (bind(fd, (struct sockaddr *)sa, sa->ss_family == AF_INET ? sizeof(struct sockaddr_in)
-                                                                  : sizeof(struct sockaddr_in6)) != 0 ||
+    if (bind(fd, (struct sockaddr *)sa,
+             sa->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6)) !=
+            0 ||
         listen(fd, backlog) != 0 || getsockname(fd, (struct sockaddr *)sa, len) != 0) {
         rc = -errno;
         close(fd);

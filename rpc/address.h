@@ -10,8 +10,8 @@ socklen_t address_numeric(const char *host, const char *port, struct sockaddr_st
 void address_name(const struct sockaddr *sa, char out[64]);
 /* What every connection of CFS wants of its socket. */
 void address_options(int fd);
-/* A listening, non-blocking socket; *sa is where it really listens. Blocks if the host is a name that must be
- * looked up. */
+/* A listening, non-blocking socket; *sa is where it really listens. Blocks if the host is a name
+ * that must be looked up. */
 int address_listen(const char *address, int backlog, struct sockaddr_storage *sa, socklen_t *len);
 
 #endif

@@ -14,8 +14,8 @@
  *    |(free only)      v                    v
  *   gone <--free--- PAUSED <------------ CONNECTING (at once)
  *
- * A break of an open connection connects again at once; a connect that failed waits first, 20 ms and then
- * twice as long each time, up to a second. */
+ * A break of an open connection connects again at once; a connect that failed waits first, 20 ms
+ * and then twice as long each time, up to a second. */
 enum peer_state { PEER_IDLE, PEER_CONNECTING, PEER_UP, PEER_PAUSED };
 enum call_state { CALL_NONE, CALL_WAITING, CALL_SENT, CALL_ENDING };
 enum { PAUSE_MIN_MS = 20, PAUSE_MAX_MS = 1000 };
@@ -33,9 +33,9 @@ struct peer {
     struct table by_id;  /* of sent */
     uint64_t next_id;
     uint64_t pause_ms;
-    struct timer retry;  /* the next connect */
-    struct timer end;    /* runs `ending`, and the freeing of a peer without connection */
-    unsigned busy;       /* inside callbacks: freeing waits */
+    struct timer retry; /* the next connect */
+    struct timer end;   /* runs `ending`, and the freeing of a peer without connection */
+    unsigned busy;      /* inside callbacks: freeing waits */
     bool freed;
 };
 
@@ -58,7 +58,8 @@ static void connect_now(struct peer *p)
 
 /* ---- ends of calls ---------------------------------------------------------------------- */
 
-/* Takes the call out of everything; its memory is the caller's again. True if no byte of it left. */
+/* Takes the call out of everything; its memory is the caller's again. True if no byte of it left.
+ */
 static bool forget(struct call *c)
 {
     struct peer *p = c->peer;

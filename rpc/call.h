@@ -7,12 +7,13 @@
 
 /* The asking side: a `peer` is one address that is connected when needed and again
  * after a break (at once, then with growing pauses of 20 ms to 1 s). A call that
- * was sent and not answered when the connection breaks ends with ERR_DISCONNECTED; so does one that waits
- * for a connect that fails, and, from the loop, one started in the pause after that. Retries live
- * in rpc/session (metadata) and in the reader and writer (fragments), nowhere else.
+ * was sent and not answered when the connection breaks ends with ERR_DISCONNECTED; so does one that
+ * waits for a connect that fails, and, from the loop, one started in the pause after that. Retries
+ * live in rpc/session (metadata) and in the reader and writer (fragments), nowhere else.
  *
- * A call costs one frame out, one in. Zero the struct before its first use. It is the caller's and lives until on_done, which runs exactly once, never
- * inside call_start, except after call_cancel (then never). */
+ * A call costs one frame out, one in. Zero the struct before its first use. It is the caller's and
+ * lives until on_done, which runs exactly once, never inside call_start, except after call_cancel
+ * (then never). */
 struct peer;
 struct call {
     /* in, set by the caller */
@@ -20,7 +21,7 @@ struct call {
     struct bytes body;           /* copied at call_start */
     const struct iovec *payload; /* stays until on_done */
     unsigned n_payload;
-    uint32_t timeout_ms;         /* must be > 0: no call without a deadline */
+    uint32_t timeout_ms; /* must be > 0: no call without a deadline */
     void (*on_done)(struct call *c);
     /* out, valid in on_done */
     int rc;                        /* 0, the peer's error, ERR_DEADLINE, ERR_DISCONNECTED */
@@ -38,7 +39,7 @@ struct call {
 };
 
 struct peer_events {
-    void (*on_up)(struct peer *p, void *ctx);   /* connected; calls made now go out first */
+    void (*on_up)(struct peer *p, void *ctx); /* connected; calls made now go out first */
     /* The connection broke or was refused. Comes before on_done of the calls that this ends. */
     void (*on_down)(struct peer *p, int rc, void *ctx);
     void (*on_event)(struct peer *p, uint16_t method, struct bytes body, void *ctx);

@@ -30,7 +30,8 @@ struct databuf_pool *databuf_pool_new(size_t buffer_bytes, unsigned count)
     struct databuf_pool *p = xcalloc(1, sizeof *p);
     p->buffer_bytes = (buffer_bytes + 4095) & ~(size_t)4095;
     p->mapped = p->buffer_bytes * count;
-    void *memory = mmap(NULL, p->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory =
+        mmap(NULL, p->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(memory != MAP_FAILED);
     p->memory = memory;
     p->all = xcalloc(count, sizeof p->all[0]);
@@ -64,8 +65,7 @@ void databuf_pool_free(struct databuf_pool *p)
 
 void databuf_pool_on_free(struct databuf_pool *p, void (*on_free)(void *ctx), void *ctx)
 {
-    list_for_each_safe(node, follow, &p->waiters)
-    {
+    list_for_each_safe (node, follow, &p->waiters) {
         struct waiter *w = list_entry(node, struct waiter, node);
         if (w->ctx == ctx) {
             list_remove(node);
@@ -126,8 +126,7 @@ void databuf_unref(struct databuf *b)
     p->left++;
     if (p->refused) {
         p->refused = false;
-        list_for_each_safe(node, follow, &p->waiters)
-        {
+        list_for_each_safe (node, follow, &p->waiters) {
             struct waiter *w = list_entry(node, struct waiter, node);
             w->on_free(w->ctx);
         }

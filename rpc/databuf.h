@@ -5,14 +5,14 @@
 #include <stdint.h>
 
 /* Buffers for payload: aligned to 4096 (fit for O_DIRECT), mapped once, touched at their
- * first use, reused for ever, the one that came back last first. The pool is bounded: databuf_get returns NULL when all are
- * out, and the caller turns that into back-pressure. One thread hands out and
- * takes back; another may use the bytes meanwhile. */
+ * first use, reused for ever, the one that came back last first. The pool is bounded: databuf_get
+ * returns NULL when all are out, and the caller turns that into back-pressure. One thread hands out
+ * and takes back; another may use the bytes meanwhile. */
 struct databuf_pool;
 struct databuf {
     uint8_t *data;
     size_t cap;
-    size_t len;     /* bytes used, set by who fills it */
+    size_t len; /* bytes used, set by who fills it */
     unsigned refs;
     struct databuf_pool *pool;
     struct databuf *next_free;
@@ -25,7 +25,7 @@ void databuf_pool_free(struct databuf_pool *p); /* all must be back */
 void databuf_pool_on_free(struct databuf_pool *p, void (*on_free)(void *ctx), void *ctx);
 size_t databuf_pool_buffer_bytes(const struct databuf_pool *p);
 unsigned databuf_pool_left(const struct databuf_pool *p);
-struct databuf *databuf_get(struct databuf_pool *p);  /* refs = 1, len = 0 */
+struct databuf *databuf_get(struct databuf_pool *p); /* refs = 1, len = 0 */
 struct databuf *databuf_ref(struct databuf *b);
 void databuf_unref(struct databuf *b); /* NULL is fine */
 

@@ -18,8 +18,8 @@ struct item {
     struct outgoing *outgoing; /* NULL: nobody waits */
     struct buf bytes;          /* headers and bodies */
     size_t payload_bytes;
-    size_t sent;               /* of bytes and payload together */
-    bool open;                 /* further frames may join */
+    size_t sent; /* of bytes and payload together */
+    bool open;   /* further frames may join */
 };
 
 void outbox_init(struct outbox *x, struct list *done)
@@ -93,7 +93,8 @@ static unsigned gather_item(const struct item *it, struct iovec *iov, unsigned n
 {
     size_t skip = it->sent;
     if (skip < it->bytes.len) {
-        iov[n++] = (struct iovec){.iov_base = it->bytes.data + skip, .iov_len = it->bytes.len - skip};
+        iov[n++] =
+            (struct iovec){.iov_base = it->bytes.data + skip, .iov_len = it->bytes.len - skip};
         skip = 0;
     } else {
         skip -= it->bytes.len;
@@ -114,8 +115,7 @@ static unsigned gather_item(const struct item *it, struct iovec *iov, unsigned n
 unsigned outbox_gather(const struct outbox *x, struct iovec *iov, unsigned max)
 {
     unsigned n = 0;
-    list_for_each(node, &x->items)
-    {
+    list_for_each (node, &x->items) {
         if (n == max) {
             break;
         }

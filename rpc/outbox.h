@@ -3,9 +3,9 @@
 
 #include "rpc/transport.h"
 
-/* The sending core of a connection: frames in, runs of bytes out. No socket. Header and body are copied; small
- * frames that wait together become one run; payload is only pointed to. The shell gathers, writes what
- * the socket takes, and tells how much that was. */
+/* The sending core of a connection: frames in, runs of bytes out. No socket. Header and body are
+ * copied; small frames that wait together become one run; payload is only pointed to. The shell
+ * gathers, writes what the socket takes, and tells how much that was. */
 struct outbox {
     struct list items;
     size_t bytes;      /* not yet taken by the socket */
@@ -19,7 +19,8 @@ int outbox_add(struct outbox *x, struct outgoing *o);
 /* Up to `max` runs; returns how many, 0 when there is nothing. */
 unsigned outbox_gather(const struct outbox *x, struct iovec *iov, unsigned max);
 void outbox_advance(struct outbox *x, size_t n);
-bool outbox_unsend(struct outbox *x, struct outgoing *o); /* as in transport.h; not for what is in `done` */
-void outbox_fail(struct outbox *x, int rc);              /* all that is left goes to `done` with rc */
+bool outbox_unsend(struct outbox *x,
+                   struct outgoing *o);     /* as in transport.h; not for what is in `done` */
+void outbox_fail(struct outbox *x, int rc); /* all that is left goes to `done` with rc */
 
 #endif

@@ -5,7 +5,8 @@
 #include <stdint.h>
 
 /* Which command numbers are acknowledged: all up to the highest below which every number is both
- * answered by the server and released by its owner, in any order of the two. A ring of flags from there up. */
+ * answered by the server and released by its owner, in any order of the two. A ring of flags from
+ * there up. */
 enum { SEQ_ANSWERED = 1, SEQ_RELEASED = 2, SEQ_KNOWN = 4 };
 struct seqs {
     uint64_t acked; /* everything up to here */
@@ -15,7 +16,8 @@ struct seqs {
 };
 void seqs_init(struct seqs *q, uint64_t acked);
 void seqs_release(struct seqs *q);
-/* Adds flags to a number; acked moves as far as it can. Numbers at or below acked are left alone. */
+/* Adds flags to a number; acked moves as far as it can. Numbers at or below acked are left alone.
+ */
 void seqs_mark(struct seqs *q, uint64_t seq, uint8_t flags);
 uint8_t seqs_flags(const struct seqs *q, uint64_t seq); /* all of them at or below acked */
 

@@ -95,7 +95,8 @@ void server_counters(const struct server *s, struct buf *packed)
     }
     reply.n_counter = l->n;
     reply.counter = l->pointer;
-    cfs__counters_reply__pack(&reply, buf_extend(packed, cfs__counters_reply__get_packed_size(&reply)));
+    cfs__counters_reply__pack(&reply,
+                              buf_extend(packed, cfs__counters_reply__get_packed_size(&reply)));
     free(l);
 }
 
@@ -165,8 +166,7 @@ static void on_request(struct server_peer *p, const struct message *m)
 /* For one that was answered meanwhile there is nothing to do. */
 static void on_cancel(struct server_peer *p, uint64_t id)
 {
-    list_for_each(node, &p->pending)
-    {
+    list_for_each (node, &p->pending) {
         struct request *r = list_entry(node, struct request, node);
         if (r->id == id && !r->cancelled) {
             r->cancelled = true;
@@ -261,7 +261,8 @@ static void on_dropped(struct timer *t)
     reply_sent(container_of(t, struct reply_send, timer));
 }
 
-/* Sends with payload; when it cannot be sent the payload is given back from the loop all the same. */
+/* Sends with payload; when it cannot be sent the payload is given back from the loop all the same.
+ */
 static void send_payload(struct request *r, const struct outgoing *o,
                          const struct reply_payload *payload)
 {
@@ -281,10 +282,14 @@ static void send_payload(struct request *r, const struct outgoing *o,
     }
 }
 
-void request_reply(struct request *r, int rc, struct bytes body, const struct reply_payload *payload)
+void request_reply(struct request *r, int rc, struct bytes body,
+                   const struct reply_payload *payload)
 {
     struct outgoing o = {
-        .frame = {.kind = FRAME_REPLY, .method = r->method, .id = r->id, .status = status_of_rc(rc)},
+        .frame = {.kind = FRAME_REPLY,
+                  .method = r->method,
+                  .id = r->id,
+                  .status = status_of_rc(rc)},
         .body = body,
     };
     CHECK(body.len <= FRAME_BODY_MAX);

@@ -7,8 +7,9 @@
 /* The answering side. Each method has one handler; unknown and reserved methods are refused with
  * ERR_UNKNOWN_CALL and their name or number in the text. A handler answers now or later, from the
  * loop, exactly once by request_reply. A request whose connection is gone may still be
- * answered, and must be, since that frees it: the answer is dropped. METHOD_PING and METHOD_COUNTERS have
- * handlers from the start. A connection with SERVER_PENDING_MAX unanswered requests is not read until some are. */
+ * answered, and must be, since that frees it: the answer is dropped. METHOD_PING and
+ * METHOD_COUNTERS have handlers from the start. A connection with SERVER_PENDING_MAX unanswered
+ * requests is not read until some are. */
 enum { SERVER_PENDING_MAX = 4096, SERVER_METHODS = 1024 };
 struct server;
 struct server_peer; /* one connection; opaque, its pointer identifies it while it lives */
@@ -18,12 +19,12 @@ struct request {
     struct server_peer *peer; /* NULL once its connection is gone */
     uint16_t method;
     uint64_t id;
-    uint64_t deadline_at_ms;  /* 0: none */
-    struct bytes body;        /* owned by the request */
-    struct databuf *payload;  /* owned by the request; databuf_ref to keep longer */
-    bool cancelled;           /* the caller gave up; answering is still allowed */
-    void *ctx;                /* the handler's, for its own state */
-    struct list node;         /* private */
+    uint64_t deadline_at_ms; /* 0: none */
+    struct bytes body;       /* owned by the request */
+    struct databuf *payload; /* owned by the request; databuf_ref to keep longer */
+    bool cancelled;          /* the caller gave up; answering is still allowed */
+    void *ctx;               /* the handler's, for its own state */
+    struct list node;        /* private */
 };
 
 typedef void (*server_handler)(struct request *r, void *ctx);
@@ -45,14 +46,16 @@ struct reply_payload {
     void (*on_sent)(void *ctx);
     void *ctx;
 };
-void request_reply(struct request *r, int rc, struct bytes body, const struct reply_payload *payload);
+void request_reply(struct request *r, int rc, struct bytes body,
+                   const struct reply_payload *payload);
 /* Answers an error with a sentence that the caller may show. */
 void request_fail(struct request *r, int rc, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Closes the connection as malformed: for bodies that do not decode. Frees the request. */
 void request_malformed(struct request *r);
 
-/* A packed CountersReply: frames, bytes, connections, faults by name, and memory.rss of the process. */
+/* A packed CountersReply: frames, bytes, connections, faults by name, and memory.rss of the
+ * process. */
 void server_counters(const struct server *s, struct buf *packed);
 
 /* One-way message to a connected peer. Dropped if it is gone. */

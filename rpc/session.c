@@ -10,32 +10,33 @@
 #include "proto/methods.h"
 #include "rpc/seqs.h"
 
-/* One connection to one metadata server at a time; several addresses are tried in turn until one is the
- * leader. What is to be said waits in lists that outlive connections:
+/* One connection to one metadata server at a time; several addresses are tried in turn until one is
+ * the leader. What is to be said waits in lists that outlive connections:
  *
- *   unsent   commands in ascending order of their numbers: new ones at the end, those whose answer was lost
- *            or was "busy" back in their place
- *   flying   commands given to the connection, in that order
- *   reads    in any order
+ *   unsent   commands in ascending order of their numbers: new ones at the end, those whose answer
+ * was lost or was "busy" back in their place flying   commands given to the connection, in that
+ * order reads    in any order
  *
- * pump() runs from the loop, never from submit, and sends from the front of `unsent` while the window
- * allows. When the connection breaks, its calls end with ERR_DISCONNECTED and everything that flew is unsent
- * again; the next connection begins with a renewal (the server learns who this is), then the commands in ascending order.
- * The server executes each number once and refuses a gap as busy, so all this is safe to repeat.
+ * pump() runs from the loop, never from submit, and sends from the front of `unsent` while the
+ * window allows. When the connection breaks, its calls end with ERR_DISCONNECTED and everything
+ * that flew is unsent again; the next connection begins with a renewal (the server learns who this
+ * is), then the commands in ascending order. The server executes each number once and refuses a gap
+ * as busy, so all this is safe to repeat.
  *
- * A command may lose its owner (abandoned, or its deadline passed) but never its number: it stays until
- * answered. One that the server refuses for good is answered to its owner, and an empty command goes out
- * under its number: if the refusal was not stored, the next number would wait for it for ever. */
+ * A command may lose its owner (abandoned, or its deadline passed) but never its number: it stays
+ * until answered. One that the server refuses for good is answered to its owner, and an empty
+ * command goes out under its number: if the refusal was not stored, the next number would wait for
+ * it for ever. */
 
 enum {
     ADDRESSES_MAX = 16,
-    CALL_MS = 30000,       /* a silent server is found by the renewal long before */
+    CALL_MS = 30000, /* a silent server is found by the renewal long before */
     READ_MS = 10000,
     RENEW_CALL_MS = 5000,
     OPEN_CALL_MS = 5000,
     BUSY_MIN_MS = 10,
     BUSY_MAX_MS = 500,
-    RESUME_SPAN = 1 << 16, /* more numbers than a dead worker can have left open */
+    RESUME_SPAN = 1 << 16,   /* more numbers than a dead worker can have left open */
     SEND_AHEAD_MAX = 8 << 20 /* unsent bytes of the connection beyond which commands wait here */
 };
 enum session_state { SESSION_FRESH, SESSION_LIVE, SESSION_ENDED };
@@ -64,10 +65,10 @@ struct session {
     uint64_t id, next_seq, lease_ms;
     uint64_t lowest_repeat; /* after resume */
     bool resuming;
-    uint64_t renewed_ms;    /* when the last granted renewal was sent; 0: never */
+    uint64_t renewed_ms; /* when the last granted renewal was sent; 0: never */
     bool was_suspended, was_connected;
     struct list unsent, flying, failed;
-    struct list reads;      /* waiting, flying */
+    struct list reads; /* waiting, flying */
     struct list ended_reads;
     unsigned n_commands, n_reads;
     struct seqs seqs;
@@ -120,7 +121,8 @@ static void tell_state(struct session *s)
     }
 }
 
-/* The server cannot take more now: nothing is sent for a while that doubles until something is taken. */
+/* The server cannot take more now: nothing is sent for a while that doubles until something is
+ * taken. */
 static void be_busy(struct session *s)
 {
     uint64_t now = now_of(s);
@@ -241,8 +243,8 @@ static void on_command(struct call *c)
     put_back(s, p);
     switch (judge(s, c->rc)) {
     case FINAL:
-        /* An empty command has nothing that could be refused: EINVAL says that its number was acknowledged long
-         * ago; with anything else the number is still open. */
+        /* An empty command has nothing that could be refused: EINVAL says that its number was
+         * acknowledged long ago; with anything else the number is still open. */
         if (p->empty && c->rc != 0 && c->rc != -EINVAL) {
             s->busy_ms = pace_ms;
             be_busy(s);
@@ -268,7 +270,8 @@ static void send_command(struct session *s, struct pending *p)
     m.ops.data = p->empty ? NULL : ops->data;
     m.ops.len = p->empty ? 0 : ops->len;
     buf_clear(&s->scratch);
-    cfs__command_request__pack(&m, buf_extend(&s->scratch, cfs__command_request__get_packed_size(&m)));
+    cfs__command_request__pack(&m,
+                               buf_extend(&s->scratch, cfs__command_request__get_packed_size(&m)));
     p->call.method = METHOD_COMMAND;
     p->call.body = buf_bytes(&s->scratch);
     p->call.timeout_ms = CALL_MS;
@@ -279,8 +282,8 @@ static void send_command(struct session *s, struct pending *p)
     call_start(s->peer, &p->call);
 }
 
-/* The first number that may not be sent yet. While the repeats of a dead worker come in, what is acknowledged is
- * not known, but it is below the lowest repeat. */
+/* The first number that may not be sent yet. While the repeats of a dead worker come in, what is
+ * acknowledged is not known, but it is below the lowest repeat. */
 static uint64_t window_end(const struct session *s)
 {
     return (s->resuming ? s->lowest_repeat : s->seqs.acked + 1) + SESSION_WINDOW;
@@ -377,8 +380,7 @@ static void send_read(struct session *s, struct session_read *r)
 
 static void send_reads(struct session *s)
 {
-    list_for_each(node, &s->reads)
-    {
+    list_for_each (node, &s->reads) {
         struct session_read *r = list_entry(node, struct session_read, node);
         if (r->state == READ_WAITING) {
             send_read(s, r);
@@ -608,8 +610,7 @@ static void land_all(struct session *s)
         call_cancel(&p->call);
         put_back(s, p);
     }
-    list_for_each(node, &s->reads)
-    {
+    list_for_each (node, &s->reads) {
         struct session_read *r = list_entry(node, struct session_read, node);
         call_cancel(&r->call);
         r->state = READ_WAITING;
@@ -656,13 +657,11 @@ static void session_end(struct session *s)
     }
     s->state = SESSION_ENDED;
     land_all(s);
-    list_for_each_safe(node, follow, &s->unsent)
-    {
+    list_for_each_safe (node, follow, &s->unsent) {
         list_remove(node);
         list_add_tail(&s->failed, node);
     }
-    list_for_each_safe(node, follow, &s->reads)
-    {
+    list_for_each_safe (node, follow, &s->reads) {
         if (list_entry(node, struct session_read, node) != &s->control) {
             list_remove(node);
             list_add_tail(&s->ended_reads, node);
@@ -757,8 +756,8 @@ void session_resume(struct session *s, uint64_t session_id, uint64_t next_seq)
     connect_current(s);
 }
 
-/* Below the first number that may still be missing everything counts as acknowledged. That number is
- * known only now; until here `acked` is so low that the server goes on keeping what it keeps. */
+/* Below the first number that may still be missing everything counts as acknowledged. That number
+ * is known only now; until here `acked` is so low that the server goes on keeping what it keeps. */
 void session_resume_done(struct session *s)
 {
     if (!s->resuming) {

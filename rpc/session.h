@@ -25,16 +25,16 @@ enum {
 
 struct session;
 
-struct command { /* the caller's memory until on_done */
-    uint64_t seq;        /* 0: the session assigns the next one at submit; else a repeat after a
-                            restart of the worker, submitted in ascending order before any new one */
-    struct buf ops;      /* packed Ops message (proto/meta.proto); owned by the command; stays
-                            until on_done */
+struct command {    /* the caller's memory until on_done */
+    uint64_t seq;   /* 0: the session assigns the next one at submit; else a repeat after a
+                       restart of the worker, submitted in ascending order before any new one */
+    struct buf ops; /* packed Ops message (proto/meta.proto); owned by the command; stays
+                       until on_done */
     void (*on_done)(struct command *c);
-    int rc;              /* 0, ERR_SESSION_ENDED, ERR_DEADLINE with -o deadline (then ops are empty: the
-                            session keeps the command until it is answered), or the error by which the
-                            server refused the command as a whole: its number is then used up by an empty one */
-    struct bytes reply;  /* packed OpsReply, or Refusal; borrowed for the callback */
+    int rc; /* 0, ERR_SESSION_ENDED, ERR_DEADLINE with -o deadline (then ops are empty: the
+               session keeps the command until it is answered), or the error by which the
+               server refused the command as a whole: its number is then used up by an empty one */
+    struct bytes reply;      /* packed OpsReply, or Refusal; borrowed for the callback */
     struct pending *pending; /* private; NULL when not outstanding. Zero the struct before use */
 };
 
@@ -42,8 +42,9 @@ struct session_events {
     void (*on_state)(struct session *s, void *ctx); /* connected, suspended, ended: look */
     /* Pushed by the server: lock grants, new tables (proto/methods.h, EVENT_*). */
     void (*on_event)(struct session *s, uint16_t method, struct bytes body, void *ctx);
-    /* Before each renewal: fill in what the owner knows (credit wanted, dirty bytes, bad fragments, tickets ...);
-     * what is pointed to is read before the next call of the loop. session and acked are set. */
+    /* Before each renewal: fill in what the owner knows (credit wanted, dirty bytes, bad fragments,
+     * tickets ...); what is pointed to is read before the next call of the loop. session and acked
+     * are set. */
     void (*on_renew_fill)(struct session *s, struct Cfs__SessionRenew *renew, void *ctx);
     /* After each renewal that was granted. */
     void (*on_renewed)(struct session *s, const struct Cfs__SessionRenewReply *reply, void *ctx);
@@ -56,21 +57,22 @@ struct session_options {
 };
 
 struct session *session_new(struct transport *t, const struct session_options *options);
-void session_free(struct session *s); /* nothing is called back any more; the loop must still run for the connection */
+void session_free(struct session *s); /* nothing is called back any more; the loop must still run
+                                         for the connection */
 
 /* A fresh session: sends a packed SessionOpen and calls back with the packed SessionOpenReply or
  * the server's refusal (text in the reply's `text`). timeout_ms bounds it all. */
 void session_open(struct session *s, struct bytes packed_open, uint32_t timeout_ms,
                   void (*on_done)(struct session *s, int rc, struct bytes reply, void *ctx),
                   void *ctx);
-/* Goes on with a session that an earlier worker opened. Then submit the repeats (seq set), ascending; then
- * session_resume_done, or the first new command, says that these were all: numbers that nobody
- * repeated, of the last SESSION_WINDOW before the lowest repeat and up to next_seq, are filled with
- * empty commands, so that the server sees no gap. */
+/* Goes on with a session that an earlier worker opened. Then submit the repeats (seq set),
+ * ascending; then session_resume_done, or the first new command, says that these were all: numbers
+ * that nobody repeated, of the last SESSION_WINDOW before the lowest repeat and up to next_seq, are
+ * filled with empty commands, so that the server sees no gap. */
 void session_resume(struct session *s, uint64_t session_id, uint64_t next_seq);
 void session_resume_done(struct session *s);
-/* Tells the server that the session is over (orphans and locks go), at umount. on_done is called with 0, or with
- * ERR_DEADLINE. Nothing may be outstanding. */
+/* Tells the server that the session is over (orphans and locks go), at umount. on_done is called
+ * with 0, or with ERR_DEADLINE. Nothing may be outstanding. */
 void session_close(struct session *s, uint32_t timeout_ms,
                    void (*on_done)(struct session *s, int rc, void *ctx), void *ctx);
 /* Renews now instead of at the next tick: more credit is wanted. */
@@ -92,7 +94,7 @@ struct session_read {
     void (*on_done)(struct session_read *r);
     int rc;
     struct bytes reply;
-    struct list node;    /* private, as all that follow; zero the struct before use */
+    struct list node; /* private, as all that follow; zero the struct before use */
     struct call call;
     struct session *session;
     struct timer timer;

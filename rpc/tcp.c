@@ -16,18 +16,19 @@
 #include "rpc/outbox.h"
 
 /* The shell of intake.c and outbox.c: sockets, watched with uv_poll and read and written by our
- * own calls. uv_tcp was not taken for two reasons: it reads into one buffer at a time (we want the rest of a
- * payload in its place and the next frames in ours, in one call), and bytes given to uv_write
- * cannot be taken back, while a cancelled call must give its caller's payload back at once.
+ * own calls. uv_tcp was not taken for two reasons: it reads into one buffer at a time (we want the
+ * rest of a payload in its place and the next frames in ours, in one call), and bytes given to
+ * uv_write cannot be taken back, while a cancelled call must give its caller's payload back at
+ * once.
  *
- * Nothing calls back inside the call that causes it. What a call leaves to do (flush small frames, go on with
- * bytes kept back, finish a close without a handle, on_sent) waits in `work` and `done`, which are
- * drained in the check phase, right after the events of this turn, and in the prepare phase, for
- * what the other phases left. */
+ * Nothing calls back inside the call that causes it. What a call leaves to do (flush small frames,
+ * go on with bytes kept back, finish a close without a handle, on_sent) waits in `work` and `done`,
+ * which are drained in the check phase, right after the events of this turn, and in the prepare
+ * phase, for what the other phases left. */
 
 enum {
     READ_BYTES = 64 << 10,
-    READ_ROUNDS = 8,   /* per event, so that one fast peer does not hold the others up */
+    READ_ROUNDS = 8, /* per event, so that one fast peer does not hold the others up */
     WRITE_ROUNDS = 8,
     IOV_MAX_RUNS = 1000,
     DRAIN_ROUNDS = 4,
@@ -78,7 +79,7 @@ struct tcp_conn {
     int fd;
     int rc; /* for on_closed */
     uv_poll_t poll;
-    int interest;   /* events that poll is started with */
+    int interest; /* events that poll is started with */
     bool has_poll, accepted;
     bool paused;    /* by the owner */
     bool throttled; /* too much unsent */
@@ -444,8 +445,7 @@ static void on_pool_free(void *ctx)
 static void wake_starved(struct tcp *t)
 {
     t->pool_freed = false;
-    list_for_each(node, &t->conns)
-    {
+    list_for_each (node, &t->conns) {
         struct tcp_conn *c = list_entry(node, struct tcp_conn, node);
         if (c->starved) {
             c->starved = false;
@@ -517,8 +517,7 @@ static void on_sweep(struct timer *timer)
 {
     struct tcp *t = container_of(timer, struct tcp, sweep);
     uint64_t now = timers_now(t->base.timers);
-    list_for_each(node, &t->conns)
-    {
+    list_for_each (node, &t->conns) {
         struct tcp_conn *c = list_entry(node, struct tcp_conn, node);
         uint64_t bound = c->intake.in_payload ? PAYLOAD_MS : FRAME_MS;
         if (c->state != OPEN) {
@@ -838,15 +837,13 @@ static void tcp_shutdown(struct transport *base, void (*on_done)(void *ctx), voi
     t->on_done = on_done;
     t->on_done_ctx = ctx;
     timers_stop(base->timers, &t->sweep);
-    list_for_each_safe(node, follow, &t->listeners)
-    {
+    list_for_each_safe (node, follow, &t->listeners) {
         struct listener *l = list_entry(node, struct listener, node);
         list_remove(node);
         uv_close((uv_handle_t *)&l->poll, on_listener_closed);
         close(l->fd);
     }
-    list_for_each(node, &t->conns)
-    {
+    list_for_each (node, &t->conns) {
         begin_close(list_entry(node, struct tcp_conn, node), ERR_CANCELLED);
     }
     finish_shutdown(t);

@@ -9,20 +9,21 @@
  * connections (one more is refused and counted; so is one beyond the process's descriptors).
  *
  * System calls: one recvmsg brings all frames that fit 64 KiB, or the rest of a large payload
- * straight into its databuf and up to 64 KiB of what follows. A frame with payload is one sendmsg when
- * the socket takes it, in the call that sends; frames without payload leave together once the
+ * straight into its databuf and up to 64 KiB of what follows. A frame with payload is one sendmsg
+ * when the socket takes it, in the call that sends; frames without payload leave together once the
  * callbacks of this turn of the loop have run. No copy of payload on either side but the kernel's.
  *
- * Bounds: an accepted connection with more than 16 MiB of unsent replies is not read; a frame that takes
- * longer than 30 s (60 s with payload), or a socket that takes nothing for 60 s, ends its connection; a connect
- * gives up after 3 s. The loop stays alive until shutdown. */
+ * Bounds: an accepted connection with more than 16 MiB of unsent replies is not read; a frame that
+ * takes longer than 30 s (60 s with payload), or a socket that takes nothing for 60 s, ends its
+ * connection; a connect gives up after 3 s. The loop stays alive until shutdown. */
 enum { TCP_CONNECTIONS_MAX = 4096, TCP_CONNECT_MS = 3000 };
 
 struct transport *tcp_new(uv_loop_t *loop, struct timers *timers, struct databuf_pool *payloads);
 void tcp_free(struct transport *t); /* after shutdown has called back */
 
-/* Drives `timers` from the loop, and sets timers->clock, so that timers_now() is fresh in any callback. One per
- * loop. Timers may be armed from any callback of the loop. Keeps the loop alive until closed. */
+/* Drives `timers` from the loop, and sets timers->clock, so that timers_now() is fresh in any
+ * callback. One per loop. Timers may be armed from any callback of the loop. Keeps the loop alive
+ * until closed. */
 struct tcp_clock;
 struct tcp_clock *tcp_clock_start(uv_loop_t *loop, struct timers *timers);
 void tcp_clock_close(struct tcp_clock *c); /* freed when the loop has run its close callbacks */

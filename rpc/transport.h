@@ -25,9 +25,9 @@ struct message { /* a received frame; valid during on_message */
     struct databuf *payload; /* NULL when there is none; databuf_ref to keep */
 };
 
-struct outgoing { /* the caller's memory until on_sent */
-    struct frame frame;  /* kind, method, id, status, deadline; lengths and CRC are filled in */
-    struct bytes body;   /* copied by conn_send */
+struct outgoing {       /* the caller's memory until on_sent */
+    struct frame frame; /* kind, method, id, status, deadline; lengths and CRC are filled in */
+    struct bytes body;  /* copied by conn_send */
     const struct iovec *payload; /* array and memory stay the caller's until on_sent */
     unsigned n_payload;
     /* The bytes have left (0) or never will (negative). May be NULL if there is no
@@ -70,20 +70,21 @@ struct transport_ops {
     struct conn *(*connect)(struct transport *t, const char *address,
                             const struct conn_events *events, void *ctx);
     int (*send)(struct conn *c, struct outgoing *o); /* ERR_DISCONNECTED once closing */
-    /* Takes back an outgoing whose on_sent has not run: it will not, and all its memory is the caller's at
-     * return. True if no byte of it had left. A part that had left is completed from a copy. */
+    /* Takes back an outgoing whose on_sent has not run: it will not, and all its memory is the
+     * caller's at return. True if no byte of it had left. A part that had left is completed from a
+     * copy. */
     bool (*unsend)(struct conn *c, struct outgoing *o);
-    void (*close)(struct conn *c);                   /* on_closed follows, rc 0 */
-    void (*abort)(struct conn *c, int rc);           /* the same with this rc */
-    size_t (*unsent)(const struct conn *c);          /* bytes queued: for back-pressure */
-    void (*pause)(struct conn *c, bool paused);      /* stop reading from it */
-    const char *(*peer_name)(const struct conn *c);  /* "127.0.0.1:4711" */
+    void (*close)(struct conn *c);                  /* on_closed follows, rc 0 */
+    void (*abort)(struct conn *c, int rc);          /* the same with this rc */
+    size_t (*unsent)(const struct conn *c);         /* bytes queued: for back-pressure */
+    void (*pause)(struct conn *c, bool paused);     /* stop reading from it */
+    const char *(*peer_name)(const struct conn *c); /* "127.0.0.1:4711" */
     void (*shutdown)(struct transport *t, void (*on_done)(void *ctx), void *ctx);
 };
 
 struct transport {
     const struct transport_ops *ops;
-    struct timers *timers;        /* of the loop that it lives on */
+    struct timers *timers;         /* of the loop that it lives on */
     struct databuf_pool *payloads; /* received payloads come from here; reading pauses while
                                       it is empty; NULL: frames with payload are refused */
     struct transport_counts counts;

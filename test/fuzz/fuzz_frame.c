@@ -18,8 +18,8 @@ static void fuzz_header(const uint8_t *data)
     }
 }
 
-/* Checksums would stop a fuzzer at the door, so they are set right where asked for (bit 0 of the first
- * byte); the lengths stay its own, within bounds that a small input can fill. */
+/* Checksums would stop a fuzzer at the door, so they are set right where asked for (bit 0 of the
+ * first byte); the lengths stay its own, within bounds that a small input can fill. */
 static void mend(uint8_t *data, size_t size)
 {
     for (size_t at = 0; at + FRAME_HEADER_BYTES <= size;) {

@@ -1,11 +1,13 @@
-/* Throws garbage at a server that speaks the frames of docs/protocol.md: random bytes, other protocols, every
- * truncation, wrong versions, huge lengths, flipped bits, frames of every method with random bodies, replies that
- * nobody asked for, connections that stop in the middle of a frame. Bounded: so many threads, one connection each at a
- * time, so many seconds. It does not judge; it tells what it threw, and whether the server still accepts at the end.
+/* Throws garbage at a server that speaks the frames of docs/protocol.md: random bytes, other
+ * protocols, every truncation, wrong versions, huge lengths, flipped bits, frames of every method
+ * with random bodies, replies that nobody asked for, connections that stop in the middle of a
+ * frame. Bounded: so many threads, one connection each at a time, so many seconds. It does not
+ * judge; it tells what it threw, and whether the server still accepts at the end.
  *
  *   throw_garbage HOST:PORT SECONDS [THREADS [SEED]]
  *
- * Prints one line "thrown ..."; exit status 0: the server still accepts and answers a ping, 1: not, 2: usage. */
+ * Prints one line "thrown ..."; exit status 0: the server still accepts and answers a ping, 1: not,
+ * 2: usage. */
 #include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -126,13 +128,14 @@ static size_t build(uint8_t *frame, const struct head *h)
 
 static uint16_t some_method(struct thrower *t)
 {
-    static const uint16_t METHODS[] = {1,   2,   100, 101, 102, 103, 110, 111, 112, 113, 114, 115, 116,
-                                       117, 118, 130, 150, 152, 200, 201, 300, 301, 302, 303, 304, 400,
-                                       500, 501, 502, 503, 510, 0,   999, 65535};
+    static const uint16_t METHODS[] = {1,   2,   100, 101, 102, 103, 110, 111, 112, 113,  114, 115,
+                                       116, 117, 118, 130, 150, 152, 200, 201, 300, 301,  302, 303,
+                                       304, 400, 500, 501, 502, 503, 510, 0,   999, 65535};
     return METHODS[below(t, sizeof METHODS / sizeof METHODS[0])];
 }
 
-/* A body that looks like protobuf for a while: small field numbers, all wire types, short lengths. */
+/* A body that looks like protobuf for a while: small field numbers, all wire types, short lengths.
+ */
 static void plausible_body(struct thrower *t, uint8_t *at, size_t len)
 {
     size_t i = 0;
@@ -246,7 +249,8 @@ static void throw_at(struct thrower *t, int fd, uint8_t *buffer)
         }
     }
     if (below(t, 8) == 0) {
-        usleep((useconds_t)below(t, 100000)); /* left hanging for a moment, perhaps inside a frame */
+        usleep(
+            (useconds_t)below(t, 100000)); /* left hanging for a moment, perhaps inside a frame */
     }
 }
 

@@ -9,9 +9,9 @@
 #include "base/crc.h"
 #include "base/err.h"
 
-/* A connection is two ends. What one end sends is copied into a packet in the other end's inbox, with the
- * time of its arrival, never before that of the packet ahead of it. The opening and the close are packets
- * too, so they keep their place in the order. */
+/* A connection is two ends. What one end sends is copied into a packet in the other end's inbox,
+ * with the time of its arrival, never before that of the packet ahead of it. The opening and the
+ * close are packets too, so they keep their place in the order. */
 enum { NODES_MAX = 64, CONNECT_MS = 3000, STARVED_MS = 1 };
 enum packet_kind { PACKET_MESSAGE, PACKET_OPEN, PACKET_CLOSE };
 
@@ -57,10 +57,10 @@ struct end {
     struct conn base;
     struct sim_node *owner;
     struct sim_node *far;
-    struct end *other;  /* NULL: gone, or never there */
+    struct end *other; /* NULL: gone, or never there */
     struct list node;
     struct list inbox;
-    struct list sent;   /* outgoings whose on_sent is due */
+    struct list sent; /* outgoings whose on_sent is due */
     struct timer arrive, sent_timer, close_timer;
     uint64_t last_at_ms;
     char peer[64];
@@ -96,7 +96,8 @@ static void packet_free(struct packet *p)
     free(p);
 }
 
-/* The next arrival; while it may not happen (paused, cut) whoever lifts the hindrance arms again. */
+/* The next arrival; while it may not happen (paused, cut) whoever lifts the hindrance arms again.
+ */
 static void arm_arrival(struct end *e)
 {
     struct timers *ts = e->owner->net->timers;
@@ -268,8 +269,7 @@ static struct listener *find_listener(struct net_sim *n, const char *address, st
         if (strncmp(address, n->node[i]->name, len) == 0 && address[len] == ':') {
             *ret = n->node[i];
         }
-        list_for_each(node, &n->node[i]->listeners)
-        {
+        list_for_each (node, &n->node[i]->listeners) {
             struct listener *l = list_entry(node, struct listener, node);
             if (strcmp(l->address, address) == 0) {
                 return l;
@@ -424,8 +424,7 @@ static void sim_shutdown(struct transport *t, void (*on_done)(void *ctx), void *
     s->on_done = on_done;
     s->on_done_ctx = ctx;
     drop_listeners(s);
-    list_for_each(node, &s->ends)
-    {
+    list_for_each (node, &s->ends) {
         begin_close(list_entry(node, struct end, node), ERR_CANCELLED, 0);
     }
     finish_node(s);
@@ -491,14 +490,12 @@ struct transport *net_sim_node(struct net_sim *n, const char *name, struct datab
 static void lose_suffix(struct end *e)
 {
     size_t n = 0, keep = 0;
-    list_for_each(node, &e->inbox)
-    {
+    list_for_each (node, &e->inbox) {
         n++;
     }
     keep = (size_t)prng_below(&e->owner->net->prng, n + 1);
     n = 0;
-    list_for_each_safe(node, follow, &e->inbox)
-    {
+    list_for_each_safe (node, follow, &e->inbox) {
         if (n++ >= keep) {
             packet_free(list_entry(node, struct packet, node));
         }
@@ -510,8 +507,7 @@ static void lose_suffix(struct end *e)
 void net_sim_break(struct net_sim *n, struct transport *a, struct transport *b)
 {
     (void)n;
-    list_for_each(node, &node_of(a)->ends)
-    {
+    list_for_each (node, &node_of(a)->ends) {
         struct end *e = list_entry(node, struct end, node);
         struct end *o = e->other;
         if (o == NULL || e->closing || o->closing || (b != NULL && e->far != node_of(b))) {
@@ -528,8 +524,7 @@ void net_sim_kill(struct net_sim *n, struct transport *a)
 {
     net_sim_break(n, a, NULL);
     drop_listeners(node_of(a));
-    list_for_each(node, &node_of(a)->ends)
-    {
+    list_for_each (node, &node_of(a)->ends) {
         begin_close(list_entry(node, struct end, node), -ECONNRESET, -ECONNRESET);
     }
 }
@@ -539,8 +534,7 @@ void net_sim_partition(struct net_sim *n, struct transport *a, struct transport 
     unsigned i = node_of(a)->index, j = node_of(b)->index;
     n->cut[i][j] = n->cut[j][i] = cut;
     for (unsigned k = 0; k < n->n_nodes; k++) {
-        list_for_each(node, &n->node[k]->ends)
-        {
+        list_for_each (node, &n->node[k]->ends) {
             arm_arrival(list_entry(node, struct end, node));
         }
     }

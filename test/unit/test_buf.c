@@ -12,9 +12,9 @@ static const uint64_t VALUES[] = {0, 1, 127, 128, 16383, 16384, UINT32_MAX, 1ull
 
 START_TEST(integers_have_golden_bytes)
 {
-    static const uint8_t WANT[] = {7,    0x34, 0x12, 0x78, 0x56, 0x34, 0x12, 8, 7, 6, 5, 4, 3,
-                                   2,    1,    0x12, 0x34, 0x56, 0x78, 1,    2, 3, 4, 5, 6, 7,
-                                   8,    0xac, 0x02, 3,    'a',  'b',  'c'};
+    static const uint8_t WANT[] = {7, 0x34, 0x12, 0x78, 0x56, 0x34, 0x12, 8,    7,   6,   5,
+                                   4, 3,    2,    1,    0x12, 0x34, 0x56, 0x78, 1,   2,   3,
+                                   4, 5,    6,    7,    8,    0xac, 0x02, 3,    'a', 'b', 'c'};
     struct buf b;
     buf_init(&b);
     buf_u8(&b, 7);

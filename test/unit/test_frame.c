@@ -140,8 +140,8 @@ static void check_frame(const struct stream *s, const struct message *m)
     ck_assert(bytes_equal(m->body, o->body));
     for (unsigned k = 0; k < o->n_payload; k++) {
         ck_assert_uint_le(at + o->payload[k].iov_len, m->payload->len);
-        ck_assert_int_eq(memcmp(m->payload->data + at, o->payload[k].iov_base, o->payload[k].iov_len),
-                         0);
+        ck_assert_int_eq(
+            memcmp(m->payload->data + at, o->payload[k].iov_base, o->payload[k].iov_len), 0);
         at += o->payload[k].iov_len;
     }
     ck_assert_uint_eq(m->payload != NULL ? m->payload->len : 0, at);

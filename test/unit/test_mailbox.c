@@ -41,7 +41,8 @@ START_TEST(each_letter_arrives_once_in_its_posters_order)
         struct list got;
         ck_assert(mailbox_wait(box, &got));
         while (!list_empty(&got)) {
-            struct note *note = container_of(list_first(&got, struct letter, node), struct note, letter);
+            struct note *note =
+                container_of(list_first(&got, struct letter, node), struct note, letter);
             list_remove(&note->letter.node);
             ck_assert_uint_eq(note->number, next[note->poster]);
             next[note->poster]++;

@@ -12,18 +12,19 @@
 #include "rpc/session.h"
 #include "test/lib/net_sim.h"
 
-/* Metadata servers as far as a session sees them: numbers in order, each executed once, a gap is busy, replies
- * kept until acknowledged. All servers of a rig share one state, as a Raft group would. */
+/* Metadata servers as far as a session sees them: numbers in order, each executed once, a gap is
+ * busy, replies kept until acknowledged. All servers of a rig share one state, as a Raft group
+ * would. */
 enum { SERVERS = 3, LOG_MAX = 20000 };
 struct state {
     uint64_t session, last_seq, acked;
     bool ended;
     char *executed[LOG_MAX]; /* ops by number */
     unsigned renewals, duplicates, opens;
-    int refuse_ops_rc;       /* commands whose ops begin with '!' get this, without using the number up */
-    bool full;               /* refuses every new command, empty ones too */
-    unsigned busy_first;     /* so many commands are told to come again */
-    bool mute;               /* answers nothing */
+    int refuse_ops_rc; /* commands whose ops begin with '!' get this, without using the number up */
+    bool full;         /* refuses every new command, empty ones too */
+    unsigned busy_first; /* so many commands are told to come again */
+    bool mute;           /* answers nothing */
 };
 struct rig {
     struct timers timers;
@@ -260,7 +261,8 @@ static void open_as(struct rig *g, const char *host, uint32_t timeout_ms)
     m.host = (char *)(uintptr_t)host;
     m.machine = m.boot = m.version = m.host;
     g->rc = 1;
-    session_open(g->session, BYTES(packed, cfs__session_open__pack(&m, packed)), timeout_ms, on_opened, g);
+    session_open(g->session, BYTES(packed, cfs__session_open__pack(&m, packed)), timeout_ms,
+                 on_opened, g);
     ck_assert_int_eq(g->rc, 1);
 }
 

@@ -673,7 +673,8 @@ START_TEST(speed_is_printed)
         }
     }
     double put = 8.0 * rounds * MIB / (double)(clock_now_us() - start) / 1000;
-    printf("one loop, both sides and a CRC of each payload: echo %.1f us, get %.2f GB/s, put %.2f GB/s\n",
+    printf("one loop, both sides and a CRC of each payload: echo %.1f us, get %.2f GB/s, put %.2f "
+           "GB/s\n",
            echo_us, get, put);
     rig_free(g);
 }
