@@ -75,6 +75,7 @@ void fragdisk_publish(struct fragdisk *d)
     atomic_store(&d->shown.total, total_bytes(d));
     atomic_store(&d->shown.used, d->used);
     atomic_store(&d->shown.free, usable);
+    atomic_store(&d->shown.filesystem, d->space.filesystem);
     unsigned health = d->error != 0 ? FRAGDISK_FAILED
                       : room < 2 * STRIPE_FRAGMENT_MAX ? FRAGDISK_FULL
                                                        : FRAGDISK_GOOD;
@@ -96,7 +97,7 @@ void fragdisk_state(struct fragdisk *d, struct fragdisk_state *out)
     out->total = atomic_load(&d->shown.total);
     out->free = atomic_load(&d->shown.free);
     out->used = atomic_load(&d->shown.used);
-    out->filesystem = d->space.filesystem;
+    out->filesystem = atomic_load(&d->shown.filesystem);
     out->fragments = atomic_load(&d->shown.fragments);
     out->corrupt = atomic_load(&d->shown.corrupt);
     out->puts = atomic_load(&d->shown.puts);

@@ -36,7 +36,7 @@ struct fragdisk {
     bool holes, dead_segments;
     struct { /* read by other threads */
         _Atomic(unsigned) health;
-        _Atomic(uint64_t) total, free, used, fragments, corrupt;
+        _Atomic(uint64_t) total, free, used, filesystem, fragments, corrupt;
         _Atomic(uint64_t) puts, put_bytes, batches, reads, read_bytes, deletes, compacted;
     } shown;
 };

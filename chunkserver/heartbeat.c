@@ -215,7 +215,7 @@ static void failed(struct heartbeat *h, struct call *c)
         h->registered = false; /* a leader that does not know us */
     }
     h->current = (h->current + 1) % h->n_metas;
-    schedule(h, h->current != 0 ? 0 : HEARTBEAT_MS);
+    schedule(h, h->current != 0 ? 0 : HEARTBEAT_RETRY_MS);
 }
 
 static int accept_cluster(struct heartbeat *h, const ProtobufCBinaryData *cluster)

@@ -10,7 +10,12 @@
  * done is reported again until a leader has heard it. */
 struct heartbeat;
 
-enum { HEARTBEAT_MS = 1000, HEARTBEAT_TIMEOUT_MS = 3000, HEARTBEAT_HUNG_MS = 10000 };
+enum {
+    HEARTBEAT_MS = 1000,
+    HEARTBEAT_RETRY_MS = 250, /* when no address helped */
+    HEARTBEAT_TIMEOUT_MS = 3000,
+    HEARTBEAT_HUNG_MS = 10000 /* a disk that does not answer for so long is left out */
+};
 
 struct heartbeat_options {
     struct transport *transport;
