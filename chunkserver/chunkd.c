@@ -227,6 +227,7 @@ static void on_foreign(void *ctx, const char *text)
 static void on_wake(uv_async_t *wake)
 {
     struct chunkd *d = wake->data;
+    (void)timers_now(&d->timers); /* the loop may have slept since it last looked at the clock */
     if (d->store != NULL) {
         fragstore_poll(d->store);
     }

@@ -110,6 +110,7 @@ static void on_readable(uv_poll_t *p, int status, int events)
 {
     (void)status, (void)events; /* an error shows itself when we read */
     struct fuseloop *f = p->data;
+    (void)timers_now(f->client->timers); /* the loop may have slept since it last looked at the clock */
     f->polling = status >= 0;   /* libuv stopped it otherwise */
     for (int i = 0; i < REQUESTS_PER_WAKEUP && f->started && read_one(f) > 0; i++) {
     }
