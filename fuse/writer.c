@@ -78,7 +78,8 @@ static void wake_all(struct writer *w, int rc)
 
 void writer_deliver(struct writer *w)
 {
-    if (!list_empty(&w->room) && (has_room(w, w->n_pages / 16) || w->space_rc != 0)) {
+    const bool room = has_room(w, w->n_pages / 16) && w->n_free_records > 0 && w->credit_short_ms == 0;
+    if (room || w->space_rc != 0) { /* who is short of credit is woken by the tick */
         wake_room(w, 0);
     }
     if (!list_empty(&w->all)) {
@@ -407,6 +408,14 @@ void writer_pump_pending(struct writer *w)
     }
 }
 
+/* All that is idle belongs to a run that goes on, and stripes of it are on their way: a flush would only cut it
+ * into shorter stripes. */
+static bool is_streaming(const struct winode *wi)
+{
+    return (wi->n_stripes > 0 || !list_empty(&wi->pending)) &&
+           wi->n_idle <= wi->run_to - wi->run_from + 1;
+}
+
 static void pressure(struct writer *w)
 {
     struct list mine;
@@ -415,7 +424,7 @@ static void pressure(struct writer *w)
         struct winode *wi = list_first(&mine, struct winode, node);
         list_remove(&wi->node);
         list_add_tail(&w->dirty, &wi->node);
-        if (!wi->barrier_on && winode_is_dirty(wi)) {
+        if (!wi->barrier_on && winode_is_dirty(wi) && !is_streaming(wi)) {
             winode_barrier(wi);
         }
     }
@@ -501,6 +510,8 @@ struct writer *writer_new(struct client *c)
     list_init(&w->room);
     list_init(&w->all);
     list_init(&w->settled);
+    list_init(&w->commits);
+    list_init(&w->stripes);
     w->zero_page = xcalloc(1, PAGE_BYTES);
     w->free_record = xcalloc(sizes->inodes, sizeof *w->free_record);
     w->free_commit = xcalloc(sizes->commits, sizeof *w->free_commit);
@@ -539,7 +550,7 @@ static void free_list_of(struct list *inodes)
     }
 }
 
-/* Everything under way must have ended: the session and the peers are closed before. */
+/* Before the session and the tables are freed. */
 void writer_free(struct writer *w)
 {
     if (w == NULL) {
@@ -547,10 +558,11 @@ void writer_free(struct writer *w)
     }
     timers_stop(w->client->timers, &w->tick);
     timers_stop(w->client->timers, &w->soon);
+    commits_release(w);
+    stripes_release(w);
     free_list_of(&w->dirty);
     free_list_of(&w->quiet);
     pages_release(w);
-    stripes_release(w);
     free(w->zero_page);
     free(w->free_record);
     free(w->free_commit);

@@ -124,6 +124,7 @@ static struct wcommit *commit_new(struct winode *wi)
     c->wi = wi;
     c->record = &w->arena->commit[w->free_commit[--w->n_free_commits]];
     list_init(&c->stripes);
+    list_add_tail(&w->commits, &c->node);
     buf_init(&c->command.ops);
     buf_init(&c->content);
     return c;
@@ -374,12 +375,30 @@ static void commit_free(struct wcommit *c)
     const uint64_t seq = c->command.seq;
     arena_publish64(&c->record->seq, 0);
     w->free_commit[w->n_free_commits++] = (uint32_t)(c->record - w->arena->commit);
-    if (c->command.rc == 0) {
-        session_release_seq(session, seq);
-    }
+    session_release_seq(session, seq);
+    buf_release(&c->command.ops);
+    list_remove(&c->node);
     buf_release(&c->content);
     free(c->page);
     free(c);
+}
+
+/* At the end of the worker: what is in the arena stays as it is, for the next one. */
+void commits_release(struct writer *w)
+{
+    while (!list_empty(&w->commits)) {
+        struct wcommit *c = list_first(&w->commits, struct wcommit, node);
+        session_abandon(w->client->session, &c->command);
+        while (!list_empty(&c->stripes)) {
+            struct wstripe *s = list_first(&c->stripes, struct wstripe, node);
+            list_remove(&s->node);
+            stripe_free(s);
+        }
+        list_remove(&c->node);
+        buf_release(&c->content);
+        free(c->page);
+        free(c);
+    }
 }
 
 static void put_extents(struct inode *in, const struct wstripe *s)
@@ -553,6 +572,7 @@ struct command *writer_repeat_commit(struct writer *w, struct arena_commit *reco
     c->w = w;
     c->record = record;
     list_init(&c->stripes);
+    list_add_tail(&w->commits, &c->node);
     buf_init(&c->command.ops);
     c->command.seq = record->seq;
     c->command.on_done = repeat_done;

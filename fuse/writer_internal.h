@@ -98,6 +98,7 @@ struct wextent {
 
 struct wput {
     struct call call;
+    bool under_way;
     struct wstripe *stripe;
     struct buf body;
     struct iovec *iov;
@@ -106,7 +107,7 @@ struct wput {
 };
 
 struct wstripe {
-    struct list node; /* in writer's stripes, its inode's ready, or its commit */
+    struct list node; /* in writer's stripes, its inode's ready, or its commit's stripes */
     struct writer *w;
     struct winode *wi;
     struct stripe_code code;
@@ -123,6 +124,7 @@ struct wstripe {
 };
 
 struct wcommit {
+    struct list node; /* in writer's commits */
     struct command command;
     struct writer *w;
     struct winode *wi;       /* NULL: a repeat, only to settle the number */
@@ -167,7 +169,9 @@ struct writer {
     struct prng prng;
     bool ended;
     int space_rc;             /* -ENOSPC ... since the last flush failed for it */
+    struct list commits;      /* under way */
     /* stripes */
+    struct list stripes;      /* under way */
     unsigned n_stripes;
     uint64_t flight_bytes;
     struct rs *rs[RS_K_MAX + 1][RS_M_MAX + 1];
@@ -239,6 +243,7 @@ void stripe_give_back(struct wstripe *s); /* its pages are dirty again; frees it
 void ids_want(struct writer *w);
 void ids_drop(struct writer *w);
 void stripes_release(struct writer *w);
+void commits_release(struct writer *w);
 
 /* writer_commit.c */
 bool commit_fits_inline(const struct winode *wi);

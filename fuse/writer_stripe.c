@@ -39,6 +39,8 @@ static void grant_done(struct command *cmd)
     struct writer *w = container_of(cmd, struct writer, grant);
     const uint64_t now = w->client->timers->now_ms;
     w->granting = false;
+    buf_release(&cmd->ops);
+    session_release_seq(w->client->session, cmd->seq);
     const uint64_t before = w->ids_left;
     if (cmd->rc == 0) {
         Cfs__OpsReply *reply = cfs__ops_reply__unpack(NULL, cmd->reply.len, cmd->reply.data);
@@ -49,7 +51,6 @@ static void grant_done(struct command *cmd)
         if (reply != NULL) {
             cfs__ops_reply__free_unpacked(reply, NULL);
         }
-        session_release_seq(w->client->session, cmd->seq);
     } else if (cmd->rc == ERR_SESSION_ENDED) {
         writer_session_ended(w);
         writer_deliver(w);
@@ -203,19 +204,6 @@ static void parity_put(struct writer *w, struct wstripe *s)
     s->parity = NULL;
 }
 
-void stripes_release(struct writer *w)
-{
-    while (w->n_parity_pool > 0) {
-        free(w->parity_pool[--w->n_parity_pool]);
-    }
-    for (unsigned k = 0; k <= RS_K_MAX; k++) {
-        for (unsigned m = 0; m <= RS_M_MAX; m++) {
-            rs_free(w->rs[k][m]);
-        }
-    }
-    free(w->range);
-}
-
 void stripe_free(struct wstripe *s)
 {
     parity_put(s->w, s);
@@ -226,6 +214,32 @@ void stripe_free(struct wstripe *s)
     free(s->page);
     free(s->extent);
     free(s);
+}
+
+void stripes_release(struct writer *w)
+{
+    while (!list_empty(&w->stripes)) {
+        struct wstripe *s = list_first(&w->stripes, struct wstripe, node);
+        for (unsigned j = 0; j < s->n_puts; j++) {
+            if (s->put[j].under_way) {
+                call_cancel(&s->put[j].call);
+            }
+        }
+        list_remove(&s->node);
+        stripe_free(s);
+    }
+    if (w->granting) {
+        session_abandon(w->client->session, &w->grant);
+    }
+    while (w->n_parity_pool > 0) {
+        free(w->parity_pool[--w->n_parity_pool]);
+    }
+    for (unsigned k = 0; k <= RS_K_MAX; k++) {
+        for (unsigned m = 0; m <= RS_M_MAX; m++) {
+            rs_free(w->rs[k][m]);
+        }
+    }
+    free(w->range);
 }
 
 void stripe_give_back(struct wstripe *s)
@@ -415,7 +429,9 @@ void stripe_start(struct winode *wi, const struct target *target, const uint32_t
     for (unsigned j = 0; j < s->n_puts; j++) {
         put_prepare(s, j, target->pg, &sums);
     }
+    list_add_tail(&w->stripes, &s->node);
     for (unsigned j = 0; j < s->n_puts; j++) {
+        s->put[j].under_way = true;
         call_start(tables_peer(w->client->tables, s->put[j].server), &s->put[j].call);
     }
 }
@@ -464,6 +480,7 @@ static void put_done(struct call *call)
     struct wstripe *s = put->stripe;
     struct winode *wi = s->wi;
     struct writer *w = s->w;
+    put->under_way = false;
     if (call->rc != 0) {
         s->rc = call->rc;
         learn(w, put);
@@ -471,6 +488,7 @@ static void put_done(struct call *call)
     if (--s->under_way > 0) {
         return;
     }
+    list_remove(&s->node);
     wi->n_stripes--;
     w->n_stripes--;
     w->flight_bytes -= s->length;

@@ -1,0 +1,539 @@
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "test/lib/fake_cluster.h"
+
+/* The data path against the real metadata machine and played chunk servers. Each test reads back through a
+ * second worker that knows nothing but the cluster. */
+enum { MIB = 1 << 20, PAGES = 4096, CACHE = 16 << 20 };
+
+struct rig {
+    struct cluster *cl;
+    struct arena *arena, *arena2;
+    struct fake_worker *w;
+    uint64_t ino;
+};
+
+static struct rig rig_new(uint64_t seed)
+{
+    struct rig g = {.cl = cluster_new(seed)};
+    g.ino = cluster_create(g.cl, "file");
+    g.arena = cluster_arena_new(PAGES, CACHE);
+    g.w = worker_start(g.cl, g.arena);
+    return g;
+}
+
+static void rig_free(struct rig *g)
+{
+    cluster_free(g->cl);
+    cluster_arena_free(g->arena);
+    cluster_arena_free(g->arena2);
+}
+
+/* A worker on an empty arena, on the same session: nothing cached. */
+static void fresh_worker(struct rig *g)
+{
+    const uint64_t session = g->arena->h->session, next = g->arena->h->next_seq;
+    worker_stop(g->w);
+    g->w = NULL;
+    cluster_arena_free(g->arena2);
+    g->arena2 = cluster_arena_new(PAGES, CACHE);
+    g->arena2->h->session = session;
+    g->arena2->h->next_seq = next;
+    g->w = worker_start(g->cl, g->arena2);
+}
+
+static void write_version(struct rig *g, uint64_t offset, size_t len, uint64_t version)
+{
+    uint8_t *data = malloc(len);
+    cluster_fill(data, offset, len, version);
+    for (size_t at = 0; at < len; at += MIB) {
+        const size_t n = len - at < MIB ? len - at : MIB;
+        ck_assert_int_eq(worker_write(g->w, g->ino, offset + at, data + at, n), 0);
+    }
+    free(data);
+}
+
+static void check_version(struct rig *g, uint64_t offset, size_t len, uint64_t version)
+{
+    uint8_t *want = malloc(len), *got = malloc(len);
+    cluster_fill(want, offset, len, version);
+    for (size_t at = 0; at < len; at += MIB) {
+        const size_t n = len - at < MIB ? len - at : MIB;
+        ck_assert_int_eq(worker_read(g->w, g->ino, offset + at, got + at, (uint32_t)n), (int)n);
+    }
+    for (size_t i = 0; i < len; i++) {
+        if (want[i] != got[i]) {
+            ck_abort_msg("byte %zu of %zu differs", i, len);
+        }
+    }
+    free(want);
+    free(got);
+}
+
+static unsigned extents_of(struct rig *g)
+{
+    Cfs__ExtentsReply *r = fsm_world_extents(&g->cl->world, g->ino, 0, UINT32_MAX);
+    const unsigned n = (unsigned)r->n_extent;
+    cfs__extents_reply__free_unpacked(r, NULL);
+    return n;
+}
+
+START_TEST(a_small_file_is_committed_inline)
+{
+    struct rig g = rig_new(1);
+    write_version(&g, 0, 1000, 1);
+    check_version(&g, 0, 1000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    check_version(&g, 0, 1000, 1);
+    ck_assert_uint_eq(g.cl->chunk[0].puts, 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 1000, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_stream_becomes_full_stripes_at_once)
+{
+    struct rig g = rig_new(2);
+    write_version(&g, 0, 12 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_eq(extents_of(&g), 3);
+    for (unsigned i = 0; i < CLUSTER_CHUNKS; i++) {
+        ck_assert_uint_eq(cluster_fragments(g.cl, i), 3);
+    }
+    check_version(&g, 0, 12 * MIB, 1);
+    fresh_worker(&g);
+    check_version(&g, 0, 12 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(odd_lengths_are_read_back)
+{
+    static const size_t lengths[] = {1, 4095, 4096, 4097, 65535, 65536, 100000, MIB - 1, 4 * MIB - 1, 4 * MIB + 5};
+    for (unsigned i = 0; i < array_count(lengths); i++) {
+        struct rig g = rig_new(3);
+        write_version(&g, 0, lengths[i], 1);
+        ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+        fresh_worker(&g);
+        check_version(&g, 0, lengths[i], 1);
+        rig_free(&g);
+    }
+}
+END_TEST
+
+START_TEST(more_data_than_the_buffer_waits_for_room)
+{
+    struct rig g = rig_new(4);
+    write_version(&g, 0, 40 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 40 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_file_that_outgrows_its_inline_content_keeps_it)
+{
+    struct rig g = rig_new(5);
+    write_version(&g, 0, 3000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    write_version(&g, 20000, 5000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 3000, 1);
+    check_version(&g, 20000, 5000, 1);
+    uint8_t hole[100], zero[100] = {0};
+    ck_assert_int_eq(worker_read(g.w, g.ino, 10000, hole, 100), 100);
+    ck_assert_mem_eq(hole, zero, 100);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(appends_to_one_page_do_not_pile_up_extents)
+{
+    struct rig g = rig_new(6);
+    write_version(&g, 0, 5000, 1);
+    for (unsigned i = 0; i < 30; i++) {
+        ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+        write_version(&g, 5000 + i * 100, 100, 1);
+    }
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_le(extents_of(&g), 3);
+    fresh_worker(&g);
+    check_version(&g, 0, 8000, 1);
+    rig_free(&g);
+}
+END_TEST
+
+struct model {
+    uint8_t *bytes;
+    size_t size;
+};
+
+static void model_write(struct rig *g, struct model *m, uint64_t offset, size_t len, uint64_t version)
+{
+    cluster_fill(m->bytes + offset, offset, len, version);
+    m->size = offset + len > m->size ? offset + len : m->size;
+    ck_assert_int_eq(worker_write(g->w, g->ino, offset, m->bytes + offset, len), 0);
+}
+
+static void model_check(struct rig *g, const struct model *m)
+{
+    uint8_t *got = malloc(m->size + MIB);
+    size_t at = 0;
+    int n;
+    while ((n = worker_read(g->w, g->ino, at, got + at, 300000)) > 0) {
+        at += (size_t)n;
+    }
+    ck_assert_int_eq(n, 0);
+    ck_assert_uint_eq(at, m->size);
+    for (size_t i = 0; i < m->size; i++) {
+        if (got[i] != m->bytes[i]) {
+            ck_abort_msg("byte %zu of %zu differs", i, m->size);
+        }
+    }
+    free(got);
+}
+
+/* Writes of all sizes and alignments, reads and flushes between them. */
+START_TEST(random_writes_read_back_as_the_model_says)
+{
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct rig g = rig_new(seed);
+        struct prng p;
+        prng_seed(&p, seed);
+        struct model m = {.bytes = calloc(1, 8 * MIB)};
+        const size_t span = seed % 2 == 0 ? 100000 : 6 * MIB;
+        for (unsigned i = 0; i < 300; i++) {
+            const uint64_t offset = prng_below(&p, span);
+            const size_t len = 1 + prng_below(&p, prng_below(&p, 8) == 0 ? 300000 : 9000);
+            model_write(&g, &m, offset, len, i + 1);
+            if (prng_below(&p, 10) == 0) {
+                ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+            }
+            if (prng_below(&p, 20) == 0) {
+                cluster_run(g.cl, prng_below(&p, 7000));
+            }
+            if (prng_below(&p, 30) == 0) {
+                model_check(&g, &m);
+            }
+        }
+        model_check(&g, &m);
+        ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+        model_check(&g, &m);
+        fresh_worker(&g);
+        model_check(&g, &m);
+        free(m.bytes);
+        rig_free(&g);
+    }
+}
+END_TEST
+
+START_TEST(dirty_data_is_flushed_by_age)
+{
+    struct rig g = rig_new(7);
+    write_version(&g, 0, 200000, 1);
+    cluster_run(g.cl, 8000);
+    ck_assert_uint_gt(extents_of(&g), 0);
+    ck_assert_uint_eq(writer_total_dirty(g.w->client.writer), 0);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(killed_servers_are_left_out_and_taken_in_again)
+{
+    struct rig g = rig_new(8);
+    write_version(&g, 0, 4 * MIB, 1);
+    cluster_kill(g.cl, 1);
+    cluster_kill(g.cl, 4);
+    const uint64_t before = g.cl->timers.now_ms;
+    write_version(&g, 4 * MIB, 8 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_lt(g.cl->timers.now_ms - before, 500);
+    check_version(&g, 0, 12 * MIB, 1);
+    fresh_worker(&g);
+    check_version(&g, 0, 12 * MIB, 1);
+    cluster_revive(g.cl, 1);
+    cluster_revive(g.cl, 4);
+    cluster_run(g.cl, 3000);
+    const unsigned fragments = cluster_fragments(g.cl, 4);
+    write_version(&g, 12 * MIB, 4 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_eq(cluster_fragments(g.cl, 4), fragments + 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_silent_server_is_left_out_after_the_deadline)
+{
+    struct rig g = rig_new(9);
+    write_version(&g, 0, 4 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    g.cl->chunk[2].silent = true;
+    const uint64_t before = g.cl->timers.now_ms;
+    write_version(&g, 4 * MIB, 8 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_lt(g.cl->timers.now_ms - before, 4000);
+    const uint64_t second = g.cl->timers.now_ms;
+    write_version(&g, 12 * MIB, 8 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_lt(g.cl->timers.now_ms - second, 500);
+    check_version(&g, 0, 20 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(with_fewer_than_m_plus_1_servers_writes_wait)
+{
+    struct rig g = rig_new(10);
+    for (unsigned i = 0; i < 4; i++) {
+        cluster_kill(g.cl, i);
+    }
+    write_version(&g, 0, MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), -ETIMEDOUT);
+    cluster_revive(g.cl, 0);
+    cluster_run(g.cl, 5000);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    check_version(&g, 0, MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_full_pool_is_enospc_and_goes_on_when_there_is_room)
+{
+    struct rig g = rig_new(11);
+    write_version(&g, 0, 100000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    for (unsigned i = 0; i < CLUSTER_CHUNKS; i++) {
+        cluster_full(g.cl, i, true);
+    }
+    write_version(&g, 100000, 100000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), -ENOSPC);
+    const struct inode *in = worker_inode(g.w, g.ino);
+    ck_assert_int_eq(in->dirty->error, -ENOSPC);
+    ck_assert_uint_ge(in->dirty->errors, 1);
+    uint8_t one = 1;
+    ck_assert_int_eq(worker_write(g.w, g.ino, 300000, &one, 1), -ENOSPC);
+    check_version(&g, 0, 200000, 1);
+    for (unsigned i = 0; i < CLUSTER_CHUNKS; i++) {
+        cluster_full(g.cl, i, false);
+    }
+    cluster_run(g.cl, 10000);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 200000, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(an_error_of_the_commit_is_reported_and_tried_again)
+{
+    struct rig g = rig_new(12);
+    write_version(&g, 0, MIB, 1);
+    g.cl->command_status = -ENOSPC;
+    g.cl->write_errors = 1;
+    ck_assert_int_eq(worker_flush(g.w, g.ino), -ENOSPC);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    g.cl->command_status = ERR_STALE_EPOCH;
+    g.cl->write_errors = 2;
+    write_version(&g, MIB, MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 2 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(without_credit_writes_wait_and_then_fail)
+{
+    struct rig g = rig_new(13);
+    g.cl->credit = 3 * MIB;
+    cluster_run(g.cl, 5000);
+    write_version(&g, 0, 500000, 1);
+    g.cl->credit = 4096;
+    cluster_run(g.cl, 5000);
+    uint8_t *data = calloc(1, MIB);
+    ck_assert_int_eq(worker_write(g.w, g.ino, 4 * MIB, data, MIB), -ENOSPC);
+    g.cl->credit = UINT64_MAX;
+    cluster_run(g.cl, 5000);
+    ck_assert_int_eq(worker_write(g.w, g.ino, 4 * MIB, data, MIB), 0);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    free(data);
+    rig_free(&g);
+}
+END_TEST
+
+struct waiting {
+    struct writer_wait wait;
+    unsigned done;
+    int rc;
+};
+
+static void waited(struct writer_wait *wait, int rc)
+{
+    struct waiting *x = container_of(wait, struct waiting, wait);
+    x->done++;
+    x->rc = rc;
+}
+
+START_TEST(quiesce_holds_back_what_is_new)
+{
+    struct rig g = rig_new(14);
+    write_version(&g, 0, 3 * MIB, 1);
+    struct waiting x = {.wait = {.on_done = waited}};
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_quiesce(g.w->client.writer, in, true, &x.wait);
+    cluster_run(g.cl, 1000);
+    ck_assert_uint_eq(x.done, 1);
+    ck_assert_int_eq(x.rc, 0);
+    ck_assert_uint_eq(writer_total_dirty(g.w->client.writer), 0);
+    const unsigned puts = g.cl->chunk[0].puts;
+    write_version(&g, 3 * MIB, 8 * MIB, 1);
+    cluster_run(g.cl, 9000);
+    ck_assert_uint_eq(g.cl->chunk[0].puts, puts);
+    writer_resume(g.w->client.writer, in);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    check_version(&g, 0, 11 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_cancelled_quiesce_leaves_nothing_held)
+{
+    struct rig g = rig_new(15);
+    write_version(&g, 0, 3 * MIB, 1);
+    struct waiting x = {.wait = {.on_done = waited}};
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_quiesce(g.w->client.writer, in, true, &x.wait);
+    writer_wait_cancel(&x.wait);
+    writer_resume(g.w->client.writer, in);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_eq(x.done, 0);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(forget_drops_what_is_dirty_and_under_way)
+{
+    struct rig g = rig_new(16);
+    write_version(&g, 0, 7 * MIB, 1);
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_start(g.w->client.writer, in);
+    writer_forget(g.w->client.writer, in);
+    ck_assert_ptr_null(in->dirty);
+    ck_assert_ptr_null(in->writer_state);
+    cluster_run(g.cl, 5000);
+    ck_assert_uint_eq(writer_total_dirty(g.w->client.writer), 0);
+    for (uint32_t i = 0; i < PAGES; i++) {
+        ck_assert_uint_eq(g.arena->page[i].word, 0);
+    }
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(discard_and_truncate_take_bytes_out)
+{
+    struct rig g = rig_new(17);
+    write_version(&g, 0, 50000, 1);
+    struct writer *w = g.w->client.writer;
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_discard(w, in, 10000, 20000);
+    uint8_t got[50000], want[50000];
+    cluster_fill(want, 0, 50000, 1);
+    memset(want + 10000, 0, 20000);
+    ck_assert_int_eq(worker_read(g.w, g.ino, 0, got, 50000), 50000);
+    ck_assert_mem_eq(got, want, 50000);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    ck_assert_int_eq(worker_read(g.w, g.ino, 0, got, 50000), 50000);
+    ck_assert_mem_eq(got, want, 50000);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(outline_makes_extents_of_an_inline_file)
+{
+    struct rig g = rig_new(18);
+    write_version(&g, 0, 2000, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_eq(extents_of(&g), 0);
+    struct waiting x = {.wait = {.on_done = waited}};
+    writer_outline(g.w->client.writer, worker_inode(g.w, g.ino), &x.wait);
+    cluster_run(g.cl, 1000);
+    ck_assert_uint_eq(x.done, 1);
+    ck_assert_int_eq(x.rc, 0);
+    ck_assert_uint_eq(extents_of(&g), 1);
+    fresh_worker(&g);
+    check_version(&g, 0, 2000, 1);
+    rig_free(&g);
+}
+END_TEST
+
+/* Nothing from another file may get into a stripe: what lies around partial pages is zero. */
+START_TEST(flush_all_covers_many_files)
+{
+    struct cluster *cl = cluster_new(19);
+    uint64_t ino[20];
+    for (unsigned i = 0; i < 20; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "f%u", i);
+        ino[i] = cluster_create(cl, name);
+    }
+    struct arena *arena = cluster_arena_new(PAGES, CACHE);
+    struct fake_worker *w = worker_start(cl, arena);
+    uint8_t data[30000], got[30000];
+    for (unsigned i = 0; i < 20; i++) {
+        cluster_fill(data, 0, i * 1500 + 1, i);
+        ck_assert_int_eq(worker_write(w, ino[i], 0, data, i * 1500 + 1), 0);
+    }
+    ck_assert_int_eq(worker_flush_all(w), 0);
+    ck_assert_uint_eq(writer_total_dirty(w->client.writer), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        cluster_fill(data, 0, i * 1500 + 1, i);
+        ck_assert_int_eq(worker_read(w, ino[i], 0, got, 30000), (int)(i * 1500 + 1));
+        ck_assert_mem_eq(got, data, i * 1500 + 1);
+    }
+    cluster_free(cl);
+    cluster_arena_free(arena);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("writer");
+    TCase *t = tcase_create("writer");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, a_small_file_is_committed_inline);
+    tcase_add_test(t, a_stream_becomes_full_stripes_at_once);
+    tcase_add_test(t, odd_lengths_are_read_back);
+    tcase_add_test(t, more_data_than_the_buffer_waits_for_room);
+    tcase_add_test(t, a_file_that_outgrows_its_inline_content_keeps_it);
+    tcase_add_test(t, appends_to_one_page_do_not_pile_up_extents);
+    tcase_add_test(t, random_writes_read_back_as_the_model_says);
+    tcase_add_test(t, dirty_data_is_flushed_by_age);
+    tcase_add_test(t, killed_servers_are_left_out_and_taken_in_again);
+    tcase_add_test(t, a_silent_server_is_left_out_after_the_deadline);
+    tcase_add_test(t, with_fewer_than_m_plus_1_servers_writes_wait);
+    tcase_add_test(t, a_full_pool_is_enospc_and_goes_on_when_there_is_room);
+    tcase_add_test(t, an_error_of_the_commit_is_reported_and_tried_again);
+    tcase_add_test(t, without_credit_writes_wait_and_then_fail);
+    tcase_add_test(t, quiesce_holds_back_what_is_new);
+    tcase_add_test(t, a_cancelled_quiesce_leaves_nothing_held);
+    tcase_add_test(t, forget_drops_what_is_dirty_and_under_way);
+    tcase_add_test(t, discard_and_truncate_take_bytes_out);
+    tcase_add_test(t, outline_makes_extents_of_an_inline_file);
+    tcase_add_test(t, flush_all_covers_many_files);
+    suite_add_tcase(s, t);
+    SRunner *runner = srunner_create(s);
+    srunner_run_all(runner, CK_NORMAL);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
