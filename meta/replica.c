@@ -631,6 +631,9 @@ int replica_submit(struct replica *r, struct replica_entry **entries, unsigned n
     e.submit.entries = b.entries;
     e.submit.n = n;
     const int rc = step(r, &e, &b);
+    if (rc != 0) {
+        raft_free(b.entries[0].batch); /* refused (leadership is being transferred): still ours */
+    }
     batch_release(&b);
     if (rc == 0) {
         settle(r, now_ms);
@@ -795,6 +798,9 @@ int replica_receive(struct replica *r, uint64_t from, const char *address, struc
     int rc = raft_msg_decode(message, &m);
     if (rc != 0 || stale_rejection(r, from, &m)) {
         return rc;
+    }
+    if (m.type == RAFT_MSG_INSTALL && r->installing) {
+        return 0; /* the library would forget to free it; heartbeats carry the rest */
     }
     struct raft_message raw = {.server_id = from, .server_address = address};
     struct batch b = {0};
