@@ -1,0 +1,153 @@
+#ifndef CFS_META_META_SERVICE_PARTS_H
+#define CFS_META_META_SERVICE_PARTS_H
+
+#include "base/list.h"
+#include "base/table.h"
+#include "meta.pb-c.h"
+#include "meta/meta_service.h"
+#include "meta/registry.h"
+
+/* Shared by the files of the service only: meta_service (doors, reads, tables), meta_service_session
+ * (sessions and commands), meta_service_chunk (chunk servers, placement, garbage) and status. */
+enum {
+    SERVICE_LEASE_MS = 10000,
+    SERVICE_TICK_MS = 250,
+    SERVICE_GAP_MS = 1000,     /* the loop did not run for that long: all leases start again */
+    SERVICE_SETTLE_MS = 400,   /* no new chunk server for so long: placement is planned */
+    SERVICE_CREDIT_MAX = 4u << 30, /* raw bytes that one session is granted at a time */
+    SERVICE_ORDERS_MAX = 512,  /* deletions under way */
+    SERVICE_ORDER_RANGES = 1024,
+    SERVICE_ORDERS_PER_BEAT = 64,
+    SERVICE_ORDER_AGAIN_MS = 5000,
+    SERVICE_BAD_MAX = 256      /* bad fragments remembered */
+};
+
+struct client { /* a session, in the leader's memory */
+    struct table_node node;
+    uint64_t session;
+    uint64_t proposed; /* highest sequence number handed to the machine, without a hole */
+    uint64_t applied;  /* highest known to be applied */
+    uint64_t renewed_ms;
+    uint64_t credit;
+    uint64_t dirty_bytes, memory_bytes, memory_limit;
+    uint32_t locks;
+    struct server_peer *connection; /* NULL: none */
+    char *host, *mount_point, *version;
+    uint64_t granted[64]; /* the newest lock tickets granted to it, in a ring */
+    uint64_t n_granted;
+};
+
+struct order { /* one deletion of dead ids of a group */
+    struct list node;
+    uint64_t number;
+    uint32_t pg;
+    Cfs__Uint64Range *ranges;
+    unsigned n_ranges;
+    struct {
+        uint32_t server;
+        bool done;
+        uint64_t sent_ms;
+    } target[80];
+    unsigned n_targets, left;
+};
+
+struct bad_fragment {
+    uint32_t pg, slot, server, what;
+    uint64_t stripe;
+};
+
+struct meta_service {
+    struct meta_service_options options;
+    struct machine *machine;
+    char *address;
+    bool leader, stopping;
+    uint8_t cluster[16];
+    bool cluster_known;
+    uint32_t feature_level;
+
+    struct table clients;
+    bool sessions_known; /* the replicated ones are in the table */
+    uint64_t tick_ms; /* when the tick last ran */
+    struct timer tick;
+    struct machine_read sessions_query;
+
+    struct registry registry;
+    Cfs__TablesReply *tables; /* as replicated; states are the registry's; NULL: not read yet */
+    uint32_t tables_version;  /* of what clients are told: changes with states too */
+    bool tables_reading, tables_again;
+    struct machine_read tables_query, servers_query, counters_query;
+    bool counters_reading;
+    uint32_t epochs_version;  /* changes with the replicated tables */
+    uint64_t settle_at_ms;
+    bool planning;
+    struct proposal groups;
+    struct buf groups_body;
+
+    struct list orders;
+    unsigned n_orders;
+    uint64_t next_order;
+    struct machine_read garbage_query;
+    struct buf garbage_request;
+    bool garbage_reading, garbage_pending;
+    uint32_t garbage_after; /* groups up to here were asked about in this round */
+    uint64_t garbage_at_ms; /* not before */
+    uint64_t garbage_count;
+    struct list garbage_done; /* orders whose end is to be proposed */
+    struct proposal garbage;
+    struct buf garbage_body;
+    bool garbage_proposed;
+    struct proposal reap;
+    bool reaping, reap_pending;
+
+    struct bad_fragment bad[SERVICE_BAD_MAX];
+    unsigned n_bad;
+    uint64_t bad_count;
+};
+
+/* Packs a protobuf message into a struct buf that is initialised. */
+#define SERVICE_PACK(type, message, out) \
+    ((void)type##__pack((message), buf_extend((out), type##__get_packed_size(message))))
+
+static inline uint64_t service_now(const struct meta_service *s)
+{
+    return s->options.timers->now_ms;
+}
+static inline struct client *service_client(const struct meta_service *s, uint64_t session)
+{
+    for (struct table_node *n = table_find(&s->clients, table_mix(session)); n != NULL;
+         n = table_next_same(n)) {
+        struct client *c = container_of(n, struct client, node);
+        if (c->session == session) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
+/* True if this server leads; else the request is answered. */
+bool service_leads(struct meta_service *s, struct request *r);
+/* Answers with what an applied entry left: reply or refusal. */
+void service_answer_effects(struct request *r, const struct proposal *p);
+void service_tables_changed(struct meta_service *s, bool replicated);
+uint64_t service_raw_free(const struct meta_service *s); /* what may still be granted */
+void service_counters(struct meta_service *s); /* refreshes what status and garbage know */
+
+void service_session_init(struct meta_service *s);
+void service_session_lead(struct meta_service *s);
+void service_session_unlead(struct meta_service *s);
+void service_session_applied(struct meta_service *s, const struct fsm_effects *e);
+void service_session_gone(struct meta_service *s, const struct server_peer *p);
+void service_session_tables(struct meta_service *s); /* tells all of new tables */
+void service_session_forgive(struct meta_service *s);
+
+void service_chunk_init(struct meta_service *s);
+void service_chunk_lead(struct meta_service *s);
+void service_chunk_unlead(struct meta_service *s);
+void service_chunk_applied(struct meta_service *s, const struct fsm_effects *e);
+void service_chunk_tick(struct meta_service *s);
+void service_chunk_tables(struct meta_service *s); /* the replicated tables were read */
+void service_chunk_policy_set(struct meta_service *s, struct request *r);
+
+void service_status_init(struct meta_service *s);
+
+#endif
