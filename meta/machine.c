@@ -107,7 +107,7 @@ static void submit_waiting(struct machine *m);
 
 static uint64_t now_ms(const struct machine *m)
 {
-    return m->options.timers->now_ms;
+    return timers_now(m->options.timers);
 }
 
 static void fatal(struct machine *m, const char *what, int rc)

@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "admin.pb-c.h"
 #include "base/check.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/prng.h"
+#include "chunk.pb-c.h"
 #include "log.pb-c.h"
 #include "meta/placement.h"
 #include "proto/methods.h"

@@ -110,7 +110,7 @@ struct meta_service {
 
 static inline uint64_t service_now(const struct meta_service *s)
 {
-    return s->options.timers->now_ms;
+    return timers_now(s->options.timers);
 }
 static inline struct client *service_client(const struct meta_service *s, uint64_t session)
 {
