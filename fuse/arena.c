@@ -104,21 +104,26 @@ static void set_pointers(struct arena *a, void *base, int fd)
 }
 
 /* Page table entries too, and not only pages, must be there before /dev/fuse is read: see arena.h. */
-static int map_whole(int fd, uint64_t bytes, void **out)
+static int map_file(int fd, uint64_t bytes, uint64_t populate_bytes, void **out)
 {
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) {
         return -errno;
     }
-    struct rlimit whole = {RLIM_INFINITY, RLIM_INFINITY};
-    (void)setrlimit(RLIMIT_MEMLOCK, &whole); /* if it is refused, mlock says so */
-    if (madvise(base, bytes, MADV_POPULATE_WRITE) < 0 || mlock(base, bytes) < 0) {
+    if (madvise(base, populate_bytes, MADV_POPULATE_WRITE) < 0) {
         int rc = -errno;
         munmap(base, bytes);
         return rc;
     }
     *out = base;
     return 0;
+}
+
+static int lock_whole(void *base, uint64_t bytes)
+{
+    struct rlimit whole = {RLIM_INFINITY, RLIM_INFINITY};
+    (void)setrlimit(RLIMIT_MEMLOCK, &whole); /* if it is refused, mlock says so */
+    return mlock(base, bytes) < 0 ? -errno : 0;
 }
 
 int arena_create(const struct arena_sizes *sizes, struct arena *out)
@@ -133,7 +138,10 @@ int arena_create(const struct arena_sizes *sizes, struct arena *out)
     int rc = ftruncate(fd, (off_t)plan.total_bytes) < 0 ? -errno : 0;
     void *base = NULL;
     if (rc == 0) {
-        rc = map_whole(fd, plan.total_bytes, &base);
+        rc = map_file(fd, plan.total_bytes, plan.total_bytes, &base);
+    }
+    if (rc == 0) {
+        rc = lock_whole(base, plan.total_bytes);
     }
     if (rc < 0) {
         close(fd);
@@ -175,6 +183,9 @@ static int header_check(const struct arena_header *h, uint64_t file_bytes)
     return same && h->init_bytes <= ARENA_INIT_BYTES ? 0 : -EINVAL;
 }
 
+/* All pages are there: the holder's lock keeps them. Here only the entries of the request buffers are made, which
+ * takes milliseconds; for the whole it would be a tenth of a second, in which every caller waits. The others come by
+ * ordinary faults, and what is answered from them is touched before it is given to the kernel (fuseio.c). */
 int arena_attach(int fd, struct arena *out)
 {
     struct stat st;
@@ -189,15 +200,21 @@ int arena_attach(int fd, struct arena *out)
         return -errno;
     }
     int rc = header_check(h, (uint64_t)st.st_size);
+    uint64_t requests_end = h->handles_at;
     munmap(h, sizeof *h);
     void *base = NULL;
     if (rc == 0) {
-        rc = map_whole(fd, (uint64_t)st.st_size, &base);
+        rc = map_file(fd, (uint64_t)st.st_size, requests_end, &base);
     }
     if (rc == 0) {
         set_pointers(out, base, fd);
     }
     return rc;
+}
+
+int arena_lock(struct arena *a)
+{
+    return lock_whole(a->h, a->h->total_bytes);
 }
 
 void arena_detach(struct arena *a)

@@ -194,6 +194,8 @@ int arena_plan(uint64_t limit_bytes, struct arena_sizes *out, uint64_t *heap_byt
 /* Holder: makes, populates and locks it. Worker: maps what it was handed (checks magic, version, sizes). */
 int arena_create(const struct arena_sizes *sizes, struct arena *out);
 int arena_attach(int fd, struct arena *out);
+/* A holder that takes over keeps all pages in memory, as the one before did. */
+int arena_lock(struct arena *a);
 void arena_detach(struct arena *a);
 
 /* Stores a word that makes a change true, after everything before it. For tests, a publish has two sides, before and

@@ -73,11 +73,27 @@ void fuseio_answer_error(struct fuseloop *f, uint64_t unique, int error)
     (void)ignored;
 }
 
+/* A page without an entry in our page table is no matter, unless we are killed while the kernel copies from it: then
+ * the request would end with EIO, and nobody could answer it again. */
+static void touch(const struct iovec *iov, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const volatile uint8_t *at = iov[i].iov_base;
+        for (size_t k = 0; k < iov[i].iov_len; k += ARENA_PAGE_BYTES) {
+            (void)at[k];
+        }
+        if (iov[i].iov_len) {
+            (void)at[iov[i].iov_len - 1];
+        }
+    }
+}
+
 static void write_answer(struct fuseloop *f, struct opreq *r, struct iovec *iov, int n)
 {
     if (r->answered) {
         return;
     }
+    touch(iov, n);
     ssize_t rc = writev(f->dev, iov, n);
     if (rc >= 0 || errno == ENOENT || errno == ENODEV || errno == ECONNABORTED) {
         return;

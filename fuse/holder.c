@@ -531,6 +531,9 @@ int holder_take_over(void)
         log_error("arena not usable error=%s", strerror(-rc));
         return HOLDER_EXIT_SYSTEM;
     }
+    if (arena_lock(&h.arena) < 0) {
+        log_warn("arena not locked in memory");
+    }
     use_options(&h);
     const char *worker = getenv("CFS_HOLDER_WORKER");
     h.worker = worker ? atoi(worker) : 0;
