@@ -170,14 +170,15 @@ static void blame_requests(struct holder *h)
     }
 }
 
-/* How it ended: 0 by exit, else the signal; unknown counts as SIGKILL. */
+/* How it ended: 0 as it should, else the signal. Unknown counts as SIGKILL, a failing exit (a sanitizer's) as SIGABRT. */
 static int worker_reap(struct holder *h)
 {
     siginfo_t info;
     int signal_number = SIGKILL;
     memset(&info, 0, sizeof info);
     if (h->worker_is_child && waitid(P_PID, (id_t)h->worker, &info, WEXITED) == 0) {
-        signal_number = info.si_code == CLD_EXITED ? 0 : info.si_status;
+        int exit_as = info.si_status == 0 ? 0 : SIGABRT;
+        signal_number = info.si_code == CLD_EXITED ? exit_as : info.si_status;
     }
     close(h->worker_fd);
     h->worker_fd = -1;
