@@ -291,8 +291,7 @@ static void handle_find(struct request *r, void *ctx, enum frag_op_kind kind)
     }
     bool bad = m->slot >= STRIPE_SLOTS_MAX;
     struct work *w = work_new(cs, r, kind, kind == FRAG_GET ? get_done : stat_done);
-    w->op.fragment.key =
-        (struct frag_key){.pg = m->pg, .id = m->id, .slot = (uint8_t)m->slot};
+    w->op.fragment.key = (struct frag_key){.pg = m->pg, .id = m->id, .slot = (uint8_t)m->slot};
     w->op.fragment.nonce = m->has_nonce ? m->nonce : 0;
     w->op.offset = m->has_offset ? m->offset : 0;
     w->op.length = m->has_length ? m->length : 0;
@@ -400,7 +399,8 @@ static void handle_delete(struct request *r, void *ctx)
     }
     if (cs->stopped || m->reign < cs->reign) {
         request_fail(r, cs->stopped ? ERR_BUSY : ERR_STALE_REIGN,
-                     cs->stopped ? "this chunk server is stopping" : "an order of an earlier leader");
+                     cs->stopped ? "this chunk server is stopping"
+                                 : "an order of an earlier leader");
         cfs__fragment_delete__free_unpacked(m, NULL);
         return;
     }

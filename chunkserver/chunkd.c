@@ -3,7 +3,8 @@
  *
  *   loop: TCP, service, heartbeat     disk threads: fragstore     one async handle between them
  *
- * Stopping (SIGTERM, SIGINT): refuse what is new, work off what the disks have, answer it, close. */
+ * Stopping (SIGTERM, SIGINT): refuse what is new, work off what the disks have, answer it, close.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -101,8 +102,18 @@ static int refuse(const char *what, const char *value)
     return EXIT_USAGE;
 }
 
-enum { OPT_DISK = 256, OPT_META, OPT_LISTEN, OPT_SIZE, OPT_RESERVE, OPT_DOMAIN, OPT_PORT_FILE,
-       OPT_VERBOSE, OPT_HELP, OPT_VERSION };
+enum {
+    OPT_DISK = 256,
+    OPT_META,
+    OPT_LISTEN,
+    OPT_SIZE,
+    OPT_RESERVE,
+    OPT_DOMAIN,
+    OPT_PORT_FILE,
+    OPT_VERBOSE,
+    OPT_HELP,
+    OPT_VERSION
+};
 
 static int take_option(struct config *c, int option, const char *value)
 {
@@ -130,8 +141,7 @@ static int take_option(struct config *c, int option, const char *value)
         log_set_level(LOG_LEVEL_DEBUG);
         return -1;
     case OPT_SIZE:
-        return parse_bytes(value, &c->size_max) &&
-                       (c->size_max == 0 || c->size_max >= 16 << 20)
+        return parse_bytes(value, &c->size_max) && (c->size_max == 0 || c->size_max >= 16 << 20)
                    ? -1
                    : refuse("--size must be a number of bytes, 16M or more, or 0", value);
     case OPT_RESERVE:
@@ -154,18 +164,17 @@ static int take_option(struct config *c, int option, const char *value)
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, struct config *c)
 {
-    static const struct option OPTIONS[] = {
-        {"disk", required_argument, NULL, OPT_DISK},
-        {"meta", required_argument, NULL, OPT_META},
-        {"listen", required_argument, NULL, OPT_LISTEN},
-        {"size", required_argument, NULL, OPT_SIZE},
-        {"reserve", required_argument, NULL, OPT_RESERVE},
-        {"domain", required_argument, NULL, OPT_DOMAIN},
-        {"port-file", required_argument, NULL, OPT_PORT_FILE},
-        {"verbose", no_argument, NULL, OPT_VERBOSE},
-        {"help", no_argument, NULL, OPT_HELP},
-        {"version", no_argument, NULL, OPT_VERSION},
-        {NULL, 0, NULL, 0}};
+    static const struct option OPTIONS[] = {{"disk", required_argument, NULL, OPT_DISK},
+                                            {"meta", required_argument, NULL, OPT_META},
+                                            {"listen", required_argument, NULL, OPT_LISTEN},
+                                            {"size", required_argument, NULL, OPT_SIZE},
+                                            {"reserve", required_argument, NULL, OPT_RESERVE},
+                                            {"domain", required_argument, NULL, OPT_DOMAIN},
+                                            {"port-file", required_argument, NULL, OPT_PORT_FILE},
+                                            {"verbose", no_argument, NULL, OPT_VERBOSE},
+                                            {"help", no_argument, NULL, OPT_HELP},
+                                            {"version", no_argument, NULL, OPT_VERSION},
+                                            {NULL, 0, NULL, 0}};
     int option, status = -1;
     while (status < 0 && (option = getopt_long(argc, argv, "", OPTIONS, NULL)) != -1) {
         status = take_option(c, option, optarg);

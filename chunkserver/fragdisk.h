@@ -43,8 +43,7 @@ enum { FRAGDISK_BATCH_MAX = 64 };
 void fragdisk_put(struct fragdisk *d, struct frag_put *const puts[], unsigned n);
 
 /* nonce 0: any. ERR_NOT_FOUND. One lookup. */
-int fragdisk_find(struct fragdisk *d, struct frag_key key, uint64_t nonce,
-                  struct index_place *out);
+int fragdisk_find(struct fragdisk *d, struct frag_key key, uint64_t nonce, struct index_place *out);
 /* Reads bytes [offset, offset + len) of a fragment that was found: offset a multiple of
  * STRIPE_CRC_BLOCK, len whole blocks or to the end; `to` DISK_ALIGN aligned. CRCs are
  * checked. ERR_NOT_FOUND: deleted meanwhile. ERR_CORRUPT: damaged (and counted). */

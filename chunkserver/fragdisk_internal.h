@@ -34,7 +34,8 @@ struct fragdisk {
     /* Where fragdisk_tidy goes on. */
     struct index_hole hole_cursor;
     bool holes, dead_segments;
-    struct { /* read by other threads */
+    bool holes_stuck; /* punching found no room: tried again with the next refresh */
+    struct {          /* read by other threads */
         _Atomic(unsigned) health;
         _Atomic(uint64_t) total, free, used, filesystem, fragments, corrupt;
         _Atomic(uint64_t) puts, put_bytes, batches, reads, read_bytes, deletes, compacted;
@@ -55,15 +56,18 @@ static inline unsigned fragdisk_kind_of(uint32_t fragment_bytes)
 }
 static inline struct segment *fragdisk_segment(struct fragdisk *d, uint32_t number)
 {
-    return number < SEGMENTS_MAX
-               ? atomic_load_explicit(&d->segment[number], memory_order_acquire)
-               : NULL;
+    return number < SEGMENTS_MAX ? atomic_load_explicit(&d->segment[number], memory_order_acquire)
+                                 : NULL;
 }
 
 void fragdisk_fail(struct fragdisk *d, int rc); /* no more puts; the first reason is kept */
 void fragdisk_publish(struct fragdisk *d);
 /* Bytes that may still be allocated, keeping the reserve unless the caller may use it. */
 uint64_t fragdisk_room(const struct fragdisk *d, bool privileged);
+/* A segment's disk_bytes were `before`. */
+void fragdisk_account(struct fragdisk *d, uint64_t before, const struct segment *s);
+/* A new segment, durable, not yet in use. -ENOSPC. kind: enum segment_kind. */
+int fragdisk_make_segment(struct fragdisk *d, uint8_t kind, bool privileged, struct segment **out);
 void fragdisk_add_segment(struct fragdisk *d, struct segment *s);
 
 /* Adds a record to the run, writing the run first when it does not continue; *place gets where. */

@@ -64,7 +64,7 @@ struct live {
     struct known { /* per segment, from the index alone */
         uint32_t records;
         bool small;
-    } *known;
+    } * known;
     uint64_t fragments;
 };
 
@@ -192,8 +192,7 @@ static bool may_continue(const struct fragdisk *d, const struct segment *s)
     return rival == NULL && s->end + most <= s->head.size;
 }
 
-static int without_header(struct fragdisk *d, uint32_t number, struct known known,
-                          bool fresh_index)
+static int without_header(struct fragdisk *d, uint32_t number, struct known known, bool fresh_index)
 {
     char path[32];
     segment_path(number, path);

@@ -8,7 +8,8 @@
 /* What can wait, in steps of a few milliseconds so that puts in the same thread do not:
  *   holes        dead fragments of stream segments, whose delete is durable, are punched;
  *   clearing     a sealed segment without live records may be used again;
- *   compaction   the live records of a mostly dead small segment move to the active one.
+ *   compaction   the live records of a mostly dead small segment move to the active one;
+ *   a spare      the next small segment is made before it is needed.
  *
  * Compaction copies, syncs, and enters the new places in the index, synced, before the old
  * segment counts as free. A crash before that leaves two equal copies, of which the index knows
@@ -47,8 +48,8 @@ static bool punch_step(struct fragdisk *d)
 {
     struct holes holes = {.n = 0};
     struct kv_batch done;
-    int rc = index_walk_holes(d->index, d->hole_cursor.segment, d->hole_cursor.at, take_hole,
-                              &holes);
+    int rc =
+        index_walk_holes(d->index, d->hole_cursor.segment, d->hole_cursor.at, take_hole, &holes);
     kv_batch_init(&done);
     for (unsigned i = 0; i < holes.n && rc == 0; i++) {
         rc = punch_one(d, &holes.hole[i]);
@@ -59,6 +60,13 @@ static bool punch_step(struct fragdisk *d)
     /* Not synced: a hole punched twice is no harm. */
     int rc2 = done.n > 0 ? kv_write(d->index, &done, false) : 0;
     kv_batch_release(&done);
+    if (rc == -ENOSPC && rc2 == 0) {
+        /* A full filesystem has no block to split an extent with. What stays to do is in the index.
+         */
+        d->holes = false;
+        d->holes_stuck = true;
+        return false;
+    }
     if (rc != 0 || rc2 != 0) {
         fragdisk_fail(d, rc != 0 ? rc : rc2);
         return false;
@@ -168,8 +176,8 @@ static bool compact_record(void *ctx, uint64_t at, const struct fragment *f, con
     struct compaction *c = ctx;
     struct index_place there;
     int rc = index_get(c->d->index, f->key, &there);
-    if (rc == ERR_NOT_FOUND || (rc == 0 && (there.at != at ||
-                                            there.segment != c->from->head.number))) {
+    if (rc == ERR_NOT_FOUND ||
+        (rc == 0 && (there.at != at || there.segment != c->from->head.number))) {
         return true;
     }
     struct fragdisk_run run = {.records = 0};
@@ -210,6 +218,24 @@ static bool compact_step(struct fragdisk *d)
     return rc == 0 && victim->live < before;
 }
 
+/* The next small segment is written with zeros while there is nothing else to do: a put should not
+ * wait for it. */
+static bool spare_step(struct fragdisk *d)
+{
+    const struct segment *active = d->active[SEGMENT_SMALL - 1];
+    struct segment *spare = NULL;
+    if (active == NULL || active->end < active->head.size / 2 || free_small(d) > 0 ||
+        fragdisk_room(d, false) < 4 * active->head.size) {
+        return false;
+    }
+    int rc = fragdisk_make_segment(d, SEGMENT_SMALL, false, &spare);
+    if (rc != 0) {
+        return false; /* the put that needs it will say why */
+    }
+    spare->state = SEGMENT_FREE;
+    return true;
+}
+
 bool fragdisk_tidy(struct fragdisk *d)
 {
     bool more = false;
@@ -222,7 +248,7 @@ bool fragdisk_tidy(struct fragdisk *d)
         d->dead_segments = false;
         more = clear_step(d);
     } else {
-        more = compact_step(d);
+        more = compact_step(d) || spare_step(d);
     }
     fragdisk_publish(d);
     return more;

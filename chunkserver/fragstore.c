@@ -1,9 +1,7 @@
 #include "chunkserver/fragstore.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,44 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/table.h"
-#include "store/disk_posix.h"
-#include "store/kv_leveldb.h"
-
-enum {
-    READERS_MAX = 8,
-    INDEX_WRITE_BUFFER = 8 << 20,
-    INDEX_CACHE = 16 << 20,
-    LIST_MAX = 4096
-};
-
-struct store_disk {
-    struct fragstore *store;
-    char *path;
-    struct identity id;
-    struct disk *root; /* a handle of our own, for the identity file */
-    struct fragdisk *disk; /* NULL: could not be opened */
-    int error;
-    struct mailbox *box;
-    pthread_t writer;
-    struct reader {
-        struct store_disk *disk;
-        struct mailbox *box;
-        pthread_t thread;
-    } reader[READERS_MAX];
-    unsigned next_reader;
-    atomic_bool stopping;
-    /* Refreshing: asked by the loop, answered by the writer. */
-    struct frag_op refresh;
-    bool refreshing, hung;
-    uint64_t asked_ms;
-};
-
-struct fragstore {
-    struct store_disk *disk;
-    unsigned n_disks, readers;
-    struct identity id;
-    struct mailbox *done;
-};
+#include "chunkserver/fragstore_internal.h"
 
 enum { FRAG_REFRESH = FRAG_LIST + 1 };
 
@@ -164,8 +125,8 @@ static bool list_add(void *ctx, const struct index_place *p)
 static void list_disk(struct store_disk *sd, struct frag_op *op)
 {
     unsigned before = op->n_list;
-    op->rc = fragdisk_list(sd->disk, op->fragment.key.pg, op->fragment.key.id, op->max, list_add,
-                           op);
+    op->rc =
+        fragdisk_list(sd->disk, op->fragment.key.pg, op->fragment.key.id, op->max, list_add, op);
     op->end = op->end && op->n_list - before < op->max;
 }
 
@@ -235,8 +196,7 @@ static void send_to(struct fragstore *s, struct frag_op *op, unsigned disk)
 
 void fragstore_submit(struct fragstore *s, struct frag_op *op)
 {
-    op->first_disk =
-        (unsigned)(table_mix2(op->fragment.key.pg, op->fragment.key.id) % s->n_disks);
+    op->first_disk = (unsigned)(table_mix2(op->fragment.key.pg, op->fragment.key.id) % s->n_disks);
     op->tried = 0;
     op->worst = 0;
     op->list = NULL;
@@ -273,9 +233,8 @@ static void merge_lists(struct fragstore *s, struct frag_op *op)
 static bool complete(struct fragstore *s, struct frag_op *op)
 {
     op->tried++;
-    bool found = op->kind == FRAG_GET || op->kind == FRAG_STAT
-                     ? op->rc == 0 || op->rc == -EINVAL
-                     : op->kind == FRAG_PUT;
+    bool found = op->kind == FRAG_GET || op->kind == FRAG_STAT ? op->rc == 0 || op->rc == -EINVAL
+                                                               : op->kind == FRAG_PUT;
     if (found) {
         return true;
     }
@@ -393,122 +352,6 @@ int fragstore_set_cluster(struct fragstore *s, const uint8_t cluster[IDENTITY_BY
 
 /* ---- opening and closing ------------------------------------------------------------------ */
 
-static void remove_index_file(const char *name, void *ctx)
-{
-    struct disk *root = ctx;
-    char *path = xasprintf("index/%s", name);
-    (void)root->ops->unlink(root, path); /* what stays makes the next open fail, which tells */
-    free(path);
-}
-
-/* Opens the index and the segments; a damaged index is removed and made again, once. */
-static int open_fragdisk(struct store_disk *sd, const struct fragstore_options *o)
-{
-    struct kv_leveldb_options index_options = {.write_buffer_bytes = INDEX_WRITE_BUFFER,
-                                               .cache_bytes = INDEX_CACHE,
-                                               .create = true};
-    char *index_path = xasprintf("%s/index", sd->path);
-    int rc = ERR_CORRUPT;
-    for (unsigned round = 0; round < 2 && rc == ERR_CORRUPT; round++) {
-        struct fragdisk_options options = {.size_max = o->size_max / o->n_dirs,
-                                           .reserve_percent = o->reserve_percent};
-        memcpy(options.id, sd->id.disk, IDENTITY_BYTES);
-        if (round > 0) {
-            log_warn("index is damaged: making it again from the segments path=%s", sd->path);
-            (void)sd->root->ops->list(sd->root, "index", remove_index_file, sd->root);
-        }
-        rc = kv_leveldb_open(index_path, &index_options, &options.index);
-        if (rc != 0) {
-            continue;
-        }
-        rc = disk_posix_open(sd->path, &options.disk);
-        int rc2 = rc != 0 ? rc : fragdisk_open(&options, &sd->disk);
-        if (rc2 != 0) {
-            options.index->ops->close(options.index);
-        }
-        if (rc == 0 && rc2 != 0) {
-            options.disk->ops->close(options.disk);
-        }
-        rc = rc2;
-    }
-    free(index_path);
-    return rc;
-}
-
-static void note_any(const char *name, void *ctx)
-{
-    (void)name;
-    *(bool *)ctx = true;
-}
-
-/* A directory without identity is formatted, unless there are segments in it. */
-static int read_identity(struct store_disk *sd, char *text)
-{
-    int rc = identity_read(sd->root, &sd->id);
-    if (rc == ERR_NOT_FOUND) {
-        bool segments = false;
-        if (sd->root->ops->list(sd->root, "segments", note_any, &segments) == 0 && segments) {
-            snprintf(text, 256, "%s: has segments but no identity file", sd->path);
-            return ERR_CORRUPT;
-        }
-        return ERR_NOT_FOUND;
-    }
-    if (rc != 0) {
-        snprintf(text, 256, "%s/identity: %s", sd->path, err_text(rc));
-    }
-    return rc;
-}
-
-/* Roots and identities of all disks; which server this is. */
-static int identify(struct fragstore *s, char *text)
-{
-    bool known = false;
-    for (unsigned i = 0; i < s->n_disks; i++) {
-        struct store_disk *sd = &s->disk[i];
-        int rc = disk_posix_open(sd->path, &sd->root);
-        if (rc != 0) {
-            snprintf(text, 256, "%s: %s", sd->path, err_text(rc));
-            return rc;
-        }
-        rc = read_identity(sd, text);
-        if (rc == ERR_NOT_FOUND) {
-            continue;
-        }
-        if (rc != 0) {
-            return rc;
-        }
-        if (known && memcmp(s->id.server, sd->id.server, IDENTITY_BYTES) != 0) {
-            snprintf(text, 256, "%s: belongs to another chunk server", sd->path);
-            return -EINVAL;
-        }
-        if (known && s->id.has_cluster && sd->id.has_cluster &&
-            memcmp(s->id.cluster, sd->id.cluster, IDENTITY_BYTES) != 0) {
-            snprintf(text, 256, "%s: belongs to another cluster", sd->path);
-            return ERR_WRONG_CLUSTER;
-        }
-        if (!known || sd->id.has_cluster) {
-            s->id = sd->id;
-        }
-        known = true;
-    }
-    if (!known) {
-        identity_random(s->id.server);
-    }
-    return 0;
-}
-
-static int format_if_fresh(struct fragstore *s, struct store_disk *sd)
-{
-    struct identity there;
-    int rc = identity_read(sd->root, &there);
-    if (rc != ERR_NOT_FOUND) {
-        return rc;
-    }
-    sd->id = s->id;
-    identity_random(sd->id.disk);
-    return identity_write(sd->root, &sd->id);
-}
-
 static void start_threads(struct store_disk *sd, unsigned readers)
 {
     sd->box = mailbox_new(NULL, NULL);
@@ -535,25 +378,6 @@ static void end_threads(struct store_disk *sd, unsigned readers)
     }
     mailbox_free(sd->box);
     sd->box = NULL;
-}
-
-static int open_disks(struct fragstore *s, const struct fragstore_options *o, char *text)
-{
-    unsigned good = 0;
-    int first_rc = 0;
-    for (unsigned i = 0; i < s->n_disks; i++) {
-        struct store_disk *sd = &s->disk[i];
-        int rc = format_if_fresh(s, sd);
-        rc = rc != 0 ? rc : open_fragdisk(sd, o);
-        sd->error = rc;
-        good += rc == 0 ? 1 : 0;
-        if (rc != 0 && first_rc == 0) {
-            first_rc = rc;
-            snprintf(text, 256, "%s: %s", sd->path,
-                     rc == ERR_BUSY ? "in use by another chunk server" : err_text(rc));
-        }
-    }
-    return good > 0 ? 0 : first_rc;
 }
 
 /* Signals are the loop's: these threads take none. */
@@ -585,8 +409,7 @@ int fragstore_open(const struct fragstore_options *o, struct fragstore **out, ch
         s->disk[i].store = s;
         s->disk[i].path = xstrdup(o->dirs[i]);
     }
-    int rc = identify(s, text);
-    rc = rc != 0 ? rc : open_disks(s, o, text);
+    int rc = fragstore_open_disks(s, o, text);
     if (rc != 0) {
         fragstore_close(s);
         return rc;

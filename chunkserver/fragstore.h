@@ -19,8 +19,8 @@ enum frag_op_kind { FRAG_PUT, FRAG_GET, FRAG_STAT, FRAG_DELETE, FRAG_LIST };
 
 struct frag_op { /* the caller's memory until on_done */
     enum frag_op_kind kind;
-    /* PUT: all of it. GET, STAT: key and nonce (0: any) in, all of it out. DELETE: key.pg, key.id the
-     * first. LIST: key.pg, key.id = list behind this one. */
+    /* PUT: all of it. GET, STAT: key and nonce (0: any) in, all of it out. DELETE: key.pg, key.id
+     * the first. LIST: key.pg, key.id = list behind this one. */
     struct fragment fragment;
     uint64_t count;  /* DELETE: ids in; fragments deleted out */
     uint32_t offset; /* GET: what is wanted in, length 0: to the end; out: the whole */
@@ -43,7 +43,7 @@ struct fragstore_options {
     unsigned n_dirs;
     uint64_t size_max; /* bytes in all; 0: what the filesystems have */
     unsigned reserve_percent;
-    unsigned readers; /* threads per disk; 0: FRAGSTORE_READERS_DEFAULT */
+    unsigned readers;        /* threads per disk; 0: FRAGSTORE_READERS_DEFAULT */
     void (*wake)(void *ctx); /* from any thread: call fragstore_poll on the loop soon */
     void *ctx;
 };

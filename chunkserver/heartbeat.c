@@ -116,10 +116,14 @@ static void make_beat(struct heartbeat *h)
     const struct {
         const char *name;
         uint64_t value;
-    } own[OWN_COUNTERS] = {{"disk.puts", sum->puts},       {"disk.put-bytes", sum->put_bytes},
-                           {"disk.syncs", sum->batches},   {"disk.gets", sum->reads},
-                           {"disk.get-bytes", sum->read_bytes}, {"disk.deletes", sum->deletes},
-                           {"disk.compacted-bytes", sum->compacted}, {"disk.used", sum->used},
+    } own[OWN_COUNTERS] = {{"disk.puts", sum->puts},
+                           {"disk.put-bytes", sum->put_bytes},
+                           {"disk.syncs", sum->batches},
+                           {"disk.gets", sum->reads},
+                           {"disk.get-bytes", sum->read_bytes},
+                           {"disk.deletes", sum->deletes},
+                           {"disk.compacted-bytes", sum->compacted},
+                           {"disk.used", sum->used},
                            {"disk.corrupt", sum->corrupt}};
     struct buf counters;
     buf_init(&counters);
@@ -153,8 +157,8 @@ static void make_register(struct heartbeat *h)
     collect_disks(h, rows);
     const struct identity *id = fragstore_identity(h->o.store);
     Cfs__ChunkRegister m = CFS__CHUNK_REGISTER__INIT;
-    m.server = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)id->server,
-                                     .len = IDENTITY_BYTES};
+    m.server =
+        (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)id->server, .len = IDENTITY_BYTES};
     m.has_cluster = id->has_cluster;
     m.cluster = (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)id->cluster,
                                       .len = id->has_cluster ? IDENTITY_BYTES : 0};
@@ -187,9 +191,8 @@ static void foreign(struct heartbeat *h, const char *text)
 
 static char *refusal_text(const struct call *c)
 {
-    Cfs__Refusal *m = c->reply.len == 0
-                          ? NULL
-                          : cfs__refusal__unpack(NULL, c->reply.len, c->reply.data);
+    Cfs__Refusal *m =
+        c->reply.len == 0 ? NULL : cfs__refusal__unpack(NULL, c->reply.len, c->reply.data);
     char *text = xstrdup(m != NULL ? m->text : err_text(c->rc));
     if (m != NULL) {
         cfs__refusal__free_unpacked(m, NULL);

@@ -172,8 +172,8 @@ int segment_header_decode(const uint8_t in[SEGMENT_HEADER_BYTES], struct segment
         .size = get_le64(in + SEG_SIZE),
     };
     memcpy(h.disk, in + SEG_DISK, sizeof h.disk);
-    bool align_ok = h.align >= RECORD_HEADER_BYTES && h.align <= STRIPE_UNIT &&
-                    (h.align & (h.align - 1)) == 0;
+    bool align_ok =
+        h.align >= RECORD_HEADER_BYTES && h.align <= STRIPE_UNIT && (h.align & (h.align - 1)) == 0;
     if ((h.kind != SEGMENT_STREAM && h.kind != SEGMENT_SMALL) || !align_ok ||
         h.size < SEGMENT_FIRST_RECORD) {
         return ERR_CORRUPT;

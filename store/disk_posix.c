@@ -86,8 +86,8 @@ static int posix_sync_dir(struct disk *d, const char *path)
     return rc;
 }
 
-static int posix_list(struct disk *d, const char *path,
-                      void (*visit)(const char *name, void *ctx), void *ctx)
+static int posix_list(struct disk *d, const char *path, void (*visit)(const char *name, void *ctx),
+                      void *ctx)
 {
     int fd = openat(root_of(d), path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {

@@ -8,8 +8,9 @@
 #include "test/lib/disk_mem.h"
 
 /* All decoders of a chunk server's disk on arbitrary bytes: segment header, record header, scan
- * of a segment, index row, identity. What a scan finds must lie inside of the file and be a fragment that the
- * rules allow. Half of the inputs are given right checksums, or nothing would get past them. */
+ * of a segment, index row, identity. What a scan finds must lie inside of the file and be a
+ * fragment that the rules allow. Half of the inputs are given right checksums, or nothing would get
+ * past them. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { FILE_BYTES = SEGMENT_FIRST_RECORD + 65536 };

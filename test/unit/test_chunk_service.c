@@ -369,8 +369,7 @@ static int get_one(struct world *w, uint64_t id, uint32_t bytes, uint32_t offset
     struct answer a;
     int rc = find(w, METHOD_FRAGMENT_GET, id, offset, length, &a);
     if (rc == 0) {
-        Cfs__FragmentGetReply *m =
-            cfs__fragment_get_reply__unpack(NULL, a.body.len, a.body.data);
+        Cfs__FragmentGetReply *m = cfs__fragment_get_reply__unpack(NULL, a.body.len, a.body.data);
         ck_assert_ptr_nonnull(m);
         ck_assert_uint_eq(m->fragment_bytes, bytes);
         ck_assert_uint_eq(m->offset, offset / 65536 * 65536);
@@ -378,8 +377,8 @@ static int get_one(struct world *w, uint64_t id, uint32_t bytes, uint32_t offset
         fill(w->data, id, bytes);
         ck_assert_int_eq(memcmp(a.payload.data, w->data + m->offset, a.payload.len), 0);
         ck_assert_uint_eq(m->n_crc, (a.payload.len + 65535) / 65536);
-        ck_assert_uint_eq(m->crc[0], crc32c(0, a.payload.data,
-                                            a.payload.len < 65536 ? a.payload.len : 65536));
+        ck_assert_uint_eq(m->crc[0],
+                          crc32c(0, a.payload.data, a.payload.len < 65536 ? a.payload.len : 65536));
         cfs__fragment_get_reply__free_unpacked(m, NULL);
     }
     answer_release(&a);
@@ -465,8 +464,7 @@ START_TEST(list_merges_disks_in_order)
         m.max = 5;
         size_t len = cfs__fragment_list__pack(&m, packed);
         ck_assert_int_eq(ask(&w, &a, METHOD_FRAGMENT_LIST, BYTES(packed, len), NULL), 0);
-        Cfs__FragmentListReply *l =
-            cfs__fragment_list_reply__unpack(NULL, a.body.len, a.body.data);
+        Cfs__FragmentListReply *l = cfs__fragment_list_reply__unpack(NULL, a.body.len, a.body.data);
         ck_assert_ptr_nonnull(l);
         for (size_t i = 0; i < l->n_fragment; i++) {
             ck_assert_uint_eq(l->fragment[i]->id, ++seen);

@@ -136,8 +136,8 @@ START_TEST(space_is_reported_with_a_sane_alignment)
     ck_assert_int_eq(d->ops->space(d, &space), 0);
     ck_assert_uint_ge(space.total_bytes, space.free_bytes);
     ck_assert_uint_ne(space.filesystem, 0);
-    ck_assert(space.align_bytes == 512 || space.align_bytes == 1024 ||
-              space.align_bytes == 2048 || space.align_bytes == 4096);
+    ck_assert(space.align_bytes == 512 || space.align_bytes == 1024 || space.align_bytes == 2048 ||
+              space.align_bytes == 4096);
     close_disk(d);
 }
 END_TEST

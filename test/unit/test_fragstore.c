@@ -271,9 +271,9 @@ static void damage(const char *command_format)
 
 START_TEST(lost_or_damaged_index_is_made_again)
 {
-    static const char *const DAMAGE[] = {"rm -rf %s/index",
-                                         "cd %s/index && echo nonsense > CURRENT",
-                                         "cd %s/index && for f in MANIFEST-*; do echo x > $f; done"};
+    static const char *const DAMAGE[] = {
+        "rm -rf %s/index", "cd %s/index && echo nonsense > CURRENT",
+        "cd %s/index && for f in MANIFEST-*; do echo x > $f; done"};
     make_dir();
     uint8_t *data = aligned_alloc(4096, MIB);
     for (unsigned n = 0; n < array_count(DAMAGE); n++) {
@@ -298,8 +298,7 @@ static int open_fails(const char *first, const char *second, char text[256])
 {
     struct fragstore *s = NULL;
     const char *dirs[2] = {first, second};
-    struct fragstore_options o = {
-        .dirs = dirs, .n_dirs = second != NULL ? 2 : 1, .wake = wake};
+    struct fragstore_options o = {.dirs = dirs, .n_dirs = second != NULL ? 2 : 1, .wake = wake};
     int rc = fragstore_open(&o, &s, text);
     ck_assert_int_ne(rc, 0);
     ck_assert_ptr_null(s);

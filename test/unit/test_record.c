@@ -30,10 +30,11 @@ static struct fragment example(void)
 START_TEST(record_header_has_golden_bytes)
 {
     static const uint8_t GOLDEN[] = {
-        'C',  'F',  'R',  '1',  1,    1,    4,    2,    0x04, 0x03, 0x02, 0x01, 5,    0,    0, 0,
-        0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xa8, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2,
-        0xa1, 0x00, 0x40, 0x08, 0,    0,    0,    0,    0,    0x00, 0x10, 0x02, 0,    9,    0, 0,
-        0,    0x00, 0xc2, 0xc1, 0xc0, 0x01, 0xc2, 0xc1, 0xc0, 0x02, 0xc2, 0xc1, 0xc0, 0,    0, 0};
+        'C',  'F',  'R',  '1',  1,    1,    4,    2,    0x04, 0x03, 0x02, 0x01, 5,
+        0,    0,    0,    0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xa8, 0xa7,
+        0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 0x00, 0x40, 0x08, 0,    0,    0,    0,
+        0,    0x00, 0x10, 0x02, 0,    9,    0,    0,    0,    0x00, 0xc2, 0xc1, 0xc0,
+        0x01, 0xc2, 0xc1, 0xc0, 0x02, 0xc2, 0xc1, 0xc0, 0,    0,    0};
     uint8_t out[RECORD_HEADER_BYTES], key[16];
     struct fragment f = example();
     record_encode(out, &f, 0x5eed, 8192);
@@ -95,9 +96,9 @@ END_TEST
 
 START_TEST(segment_header_round_trip_flips_and_versions)
 {
-    static const uint8_t GOLDEN[] = {'C',  'F', 'G', '1', 1, 2, 0, 0, 7, 0, 0, 0, 0, 2, 0, 0,
-                                     0xef, 0xbe, 0,  0,   0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
-                                     1,    2,   3,   0};
+    static const uint8_t GOLDEN[] = {'C', 'F', 'G', '1', 1,    2,    0, 0, 7, 0, 0, 0,
+                                     0,   2,   0,   0,   0xef, 0xbe, 0, 0, 0, 0, 0, 0,
+                                     0,   0,   0,   1,   0,    0,    0, 0, 1, 2, 3, 0};
     uint8_t out[SEGMENT_HEADER_BYTES];
     struct segment_header h = {.kind = SEGMENT_SMALL,
                                .number = 7,
@@ -134,12 +135,13 @@ static void keep_row(void *ctx, bool put, struct bytes key, struct bytes value)
 
 START_TEST(index_row_has_golden_bytes_and_refuses_truncation)
 {
-    static const uint8_t KEY[] = {'f', 1, 2, 3, 4, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 5};
-    static const uint8_t VALUE[] = {1,    1,    4,    2,    3,    0,    0,    0,    0x00, 0x20, 0,
-                                    0,    0,    0,    0,    0,    0x00, 0x10, 0x02, 0,    9,    0,
-                                    0,    0,    0x00, 0x40, 0x08, 0,    0,    0,    0,    0,    0xa8,
-                                    0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2, 0xa1, 0x00, 0xc2, 0xc1, 0xc0,
-                                    0x01, 0xc2, 0xc1, 0xc0, 0x02, 0xc2, 0xc1, 0xc0};
+    static const uint8_t KEY[] = {'f',  1,    2,    3,    4,    0x11, 0x22,
+                                  0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 5};
+    static const uint8_t VALUE[] = {
+        1,    1,    4,    2,    3,    0,    0,    0,    0x00, 0x20, 0,    0,    0,
+        0,    0,    0,    0x00, 0x10, 0x02, 0,    9,    0,    0,    0,    0x00, 0x40,
+        0x08, 0,    0,    0,    0,    0,    0xa8, 0xa7, 0xa6, 0xa5, 0xa4, 0xa3, 0xa2,
+        0xa1, 0x00, 0xc2, 0xc1, 0xc0, 0x01, 0xc2, 0xc1, 0xc0, 0x02, 0xc2, 0xc1, 0xc0};
     struct index_place p = {.fragment = example(), .segment = 3, .at = 8192}, back;
     struct kv_batch b;
     kv_batch_init(&b);
