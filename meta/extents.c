@@ -327,16 +327,20 @@ int extents_clear(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
     if (from >= to || i->allocated == 0) {
         return 0;
     }
-    enum { MAX = FSM_FREE_BUDGET + 1 };
-    struct extent *list = xmalloc(MAX * sizeof *list);
+    size_t most = f->budget < FSM_FREE_BUDGET ? f->budget : FSM_FREE_BUDGET;
+    most = most > 0 ? most : 1;
+    struct extent *list = xmalloc((most + 1) * sizeof *list);
     size_t n;
-    int rc = extents_gather(f, i, (struct extent_cut){.from = from, .end = to}, list, MAX, &n);
-    for (size_t j = 0; rc == 0 && j < n && j < FSM_FREE_BUDGET; j++) {
+    int rc = extents_gather(f, i, (struct extent_cut){.from = from, .end = to}, list, most + 1, &n);
+    bool more = n > most;
+    n = more ? most : n;
+    for (size_t j = 0; rc == 0 && j < n; j++) {
         rc = extent_trim(f, i, &list[j], from, to);
     }
-    uint64_t next = n == MAX ? list[MAX - 1].start : to;
+    (void)fsm_spend(f, (uint32_t)n); /* when it is used up: one each */
+    uint64_t next = more ? list[most].start : to;
     free(list);
-    if (rc < 0 || n < MAX) {
+    if (rc < 0 || !more) {
         return rc;
     }
     /* The rest dies by a cut, its last extent split at the edge. `next` is inside the range: the first extent, the
@@ -371,8 +375,8 @@ int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
     struct extents_walk w;
     extents_walk_init(&w, f, i, from);
     int rc = w.error;
-    unsigned made = 0;
-    while (rc == 0 && from < to && made < EXTENTS_RESERVE_MAX) {
+    uint32_t made = 0, most = fsm_spend(f, EXTENTS_RESERVE_MAX);
+    while (rc == 0 && from < to && made < most) {
         uint64_t hole_end = w.valid && w.e.start < to ? w.e.start : to;
         uint64_t next = w.valid && w.e.start < to ? w.e.end : to;
         if (hole_end > from) {
@@ -388,6 +392,7 @@ int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
         }
     }
     extents_walk_release(&w);
+    f->budget += most - made; /* what was not used */
     return rc;
 }
 

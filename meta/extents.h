@@ -31,7 +31,7 @@ int extents_clear(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 int extents_set(struct fsm *f, struct inode *i, const struct extent *e);
 /* Reserved extents in the holes of [from, to), in the first EXTENTS_RESERVE_MAX of them: an entry is bounded, and
  * a reservation is an estimate anyway. */
-enum { EXTENTS_RESERVE_MAX = 8192 };
+enum { EXTENTS_RESERVE_MAX = 4096 };
 int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 
 /* Frees what a deleted inode held, or leaves it to reaps. The inode row is gone already. */

@@ -259,6 +259,7 @@ int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry, 
     f->now = (int64_t)h.time_ns;
     f->index = index;
     f->session = 0;
+    f->budget = FSM_ENTRY_BUDGET;
     f->effects = out;
     struct fsm_mark mark = fsm_mark(f);
     rc = dispatch(f, h.type, body);

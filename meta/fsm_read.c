@@ -6,6 +6,7 @@
 #include "admin.pb-c.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/table.h"
 #include "meta/extents.h"
 #include "meta/fsm_parts.h"
 #include "meta/inodes.h"
@@ -31,11 +32,16 @@ static int check_session(struct fsm *f, uint64_t session)
 
 /* ---- extents ------------------------------------------------------------------------ */
 
-/* An ExtentsReply under construction. The pointer arrays grow together with nothing else pointing at them; messages are
- * allocated one by one, so that pointers stay valid. */
+/* An ExtentsReply under construction; messages are allocated one by one, so that pointers stay valid. The table finds
+ * the stripes that are there: a file written at random has as many as extents. */
 struct layout {
     Cfs__ExtentsReply m;
     size_t max;
+    struct table stripes;
+};
+struct layout_stripe {
+    Cfs__Stripe m; /* first: freed through the reply's list */
+    struct table_node node;
 };
 
 static void layout_init(struct layout *l, size_t max)
@@ -44,6 +50,7 @@ static void layout_init(struct layout *l, size_t max)
     l->max = max;
     l->m.extent = xcalloc(max, sizeof *l->m.extent);
     l->m.stripe = xcalloc(max, sizeof *l->m.stripe);
+    table_init(&l->stripes);
 }
 
 static void layout_release(struct layout *l)
@@ -56,22 +63,35 @@ static void layout_release(struct layout *l)
     }
     free(l->m.extent);
     free(l->m.stripe);
+    table_release(&l->stripes);
 }
 
-/* Each stripe once. Neighbours usually share one, so the search goes backwards; it is bounded by max. */
-static int layout_stripe(struct fsm *f, struct layout *l, const struct extent *e)
+static bool layout_has(const struct layout *l, const struct extent *e, uint64_t hash)
 {
-    for (size_t i = l->m.n_stripe; i > 0; i--) {
-        if (l->m.stripe[i - 1]->pg == e->pg && l->m.stripe[i - 1]->id == e->stripe) {
-            return 0;
+    for (struct table_node *n = table_find(&l->stripes, hash); n != NULL; n = table_next_same(n)) {
+        const struct layout_stripe *s = container_of(n, struct layout_stripe, node);
+        if (s->m.pg == e->pg && s->m.id == e->stripe) {
+            return true;
         }
+    }
+    return false;
+}
+
+/* Each stripe once. */
+static int layout_add_stripe(struct fsm *f, struct layout *l, const struct extent *e)
+{
+    uint64_t hash = table_mix2(e->pg, e->stripe);
+    if (layout_has(l, e, hash)) {
+        return 0;
     }
     struct stripe_row row;
     int rc = stripes_get(f, (struct stripe_id){.pg = e->pg, .id = e->stripe}, &row);
     if (rc < 0) {
         return rc == ERR_NOT_FOUND ? ERR_CORRUPT : rc;
     }
-    Cfs__Stripe *s = xmalloc(sizeof *s);
+    struct layout_stripe *added = xmalloc(sizeof *added);
+    table_add(&l->stripes, &added->node, hash);
+    Cfs__Stripe *s = &added->m;
     cfs__stripe__init(s);
     s->pg = e->pg;
     s->id = e->stripe;
@@ -99,7 +119,7 @@ static int layout_add(struct fsm *f, struct layout *l, const struct extent *e)
         x->stripe_offset = e->stripe_offset;
     }
     l->m.extent[l->m.n_extent++] = x;
-    return e->kind == EXTENT_STRIPE ? layout_stripe(f, l, e) : 0;
+    return e->kind == EXTENT_STRIPE ? layout_add_stripe(f, l, e) : 0;
 }
 
 /* Extents that overlap [from, to), up to l->max. covered_to tells how far it got. */

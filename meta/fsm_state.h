@@ -43,6 +43,7 @@ struct cluster {
 
 enum {
     FSM_FREE_BUDGET = 512,        /* extents that one operation frees itself; the rest is reaped */
+    FSM_ENTRY_BUDGET = 8192,      /* extents that all operations of an entry free, reserve or copy */
     FSM_BLOCK_CACHE = 1024,       /* inode block -> volume, which never changes */
     FSM_OPS_MAX = 4096,           /* operations in a command */
     FSM_LOOKUP_EXTENTS = 8,       /* a lookup's answer has the extents of a file with so few */
@@ -66,6 +67,7 @@ struct fsm {
     int64_t now;
     uint64_t index;
     uint64_t session; /* of a command */
+    uint32_t budget;  /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
     int failed;       /* the store's error: stop */
     struct key reap_from; /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
     struct fsm_effects *effects;
@@ -84,6 +86,14 @@ struct fsm_mark {
 };
 struct fsm_mark fsm_mark(const struct fsm *f);
 void fsm_rollback(struct fsm *f, const struct fsm_mark *m);
+
+/* Takes up to `want` from the entry's budget, at least 1. */
+static inline uint32_t fsm_spend(struct fsm *f, uint32_t want)
+{
+    uint32_t n = want < f->budget ? want : f->budget;
+    f->budget -= n;
+    return n > 0 ? n : 1;
+}
 
 /* Notes a store's error; passes every other through. */
 int fsm_note(struct fsm *f, int rc);

@@ -179,6 +179,9 @@ static int write_check(const Cfs__WriteOp *op)
     if (op->has_content && (op->n_extent > 0 || op->n_stripe > 0)) {
         return -EINVAL;
     }
+    if (op->n_extent > INODES_WRITE_PARTS_MAX || op->n_stripe > INODES_WRITE_PARTS_MAX) {
+        return ERR_TOO_BIG;
+    }
     for (size_t j = 0; j < op->n_extent; j++) {
         const Cfs__Extent *e = op->extent[j];
         if (e->kind != EXTENT_STRIPE || e->length == 0 || e->offset > INT64_MAX ||
@@ -214,11 +217,13 @@ static int write_stripes(struct fsm *f, const Cfs__WriteOp *op, const struct vol
     return 0;
 }
 
-static const Cfs__Stripe *write_find_stripe(const Cfs__WriteOp *op, const Cfs__Extent *e)
+/* Stripes and extents mostly come in one order: the search begins where the last one ended. */
+static const Cfs__Stripe *write_find_stripe(const Cfs__WriteOp *op, const Cfs__Extent *e, size_t *at)
 {
-    for (size_t j = 0; j < op->n_stripe; j++) {
-        if (op->stripe[j]->pg == e->pg && op->stripe[j]->id == e->stripe) {
-            return op->stripe[j];
+    for (size_t n = 0; n < op->n_stripe; n++, (*at)++) {
+        *at = *at < op->n_stripe ? *at : 0;
+        if (op->stripe[*at]->pg == e->pg && op->stripe[*at]->id == e->stripe) {
+            return op->stripe[*at];
         }
     }
     return NULL;
@@ -228,9 +233,10 @@ static const Cfs__Stripe *write_find_stripe(const Cfs__WriteOp *op, const Cfs__E
 static int write_extents(struct fsm *f, const Cfs__WriteOp *op, struct inode *i, uint64_t *ret_end)
 {
     int rc = inodes_inline_drop(f, i);
+    size_t found = 0;
     for (size_t j = 0; rc == 0 && j < op->n_extent; j++) {
         const Cfs__Extent *m = op->extent[j];
-        const Cfs__Stripe *s = write_find_stripe(op, m);
+        const Cfs__Stripe *s = write_find_stripe(op, m, &found);
         if (s == NULL || m->stripe_offset > s->length || m->length > s->length - m->stripe_offset) {
             return -EINVAL;
         }

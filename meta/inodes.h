@@ -5,6 +5,8 @@
 
 /* Attributes and content of one inode. */
 
+enum { INODES_WRITE_PARTS_MAX = 8192 }; /* stripes, and extents, of one write; more is ERR_TOO_BIG */
+
 int inodes_setattr(struct fsm *f, const Cfs__SetattrOp *op, struct op_result *r);
 int inodes_write(struct fsm *f, const Cfs__WriteOp *op, struct op_result *r);
 int inodes_fallocate(struct fsm *f, const Cfs__FallocateOp *op, struct op_result *r);

@@ -152,9 +152,9 @@ static int copy_gather(struct fsm *f, struct copying *c, struct extent *list, si
 {
     struct extents_walk w;
     extents_walk_init(&w, f, c->same ? &c->to : &c->source, c->from.from);
-    size_t n = 0;
+    size_t n = 0, most = fsm_spend(f, COPY_EXTENTS_MAX);
     for (; w.valid && w.e.start < c->from.end; extents_walk_next(&w)) {
-        if (n == COPY_EXTENTS_MAX) {
+        if (n == most) {
             c->from.end = w.e.start;
             break;
         }
@@ -170,6 +170,7 @@ static int copy_gather(struct fsm *f, struct copying *c, struct extent *list, si
     }
     int rc = w.error;
     extents_walk_release(&w);
+    f->budget += (uint32_t)(most - n); /* what was not used */
     *ret_n = n;
     return rc;
 }

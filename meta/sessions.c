@@ -282,8 +282,11 @@ static int opening_end_others(struct fsm *f, const Cfs__LogSessionOpen *entry, s
     struct key prefix;
     key_start(&prefix, SPACE_SESSION, 's');
     int rc = rows_each(f, &prefix, opening_look, o);
-    if (rc == 0 && o->earlier != 0) {
+    while (rc == 0 && o->earlier != 0) { /* each round ends one */
         rc = sessions_end(f, o->earlier);
+        o->earlier = 0;
+        buf_clear(&o->other);
+        rc = rc == 0 ? rows_each(f, &prefix, opening_look, o) : rc;
     }
     return rc;
 }
