@@ -70,10 +70,18 @@ static void change_of(const struct fuse_setattr_in *in, struct change *c)
 }
 
 /* What was written before an explicit time or mode must not undo it when it is committed later. */
-static void clear_dirty(struct inode *in, uint32_t flags)
+static void keep_times(struct inode *in)
 {
-    if (in->dirty != NULL && (in->dirty->flags & flags) != 0) {
-        arena_publish32(&in->dirty->flags, in->dirty->flags & ~flags);
+    if (in->dirty != NULL && writer_dirty(in) && in->attr_valid) {
+        in->dirty->mtime = time_ns(in->st.st_mtim.tv_sec, (uint32_t)in->st.st_mtim.tv_nsec);
+        arena_publish32(&in->dirty->flags, in->dirty->flags | ARENA_INODE_MTIME);
+    }
+}
+
+static void keep_mode(struct inode *in)
+{
+    if (in->dirty != NULL && (in->dirty->flags & ARENA_INODE_KILL_PRIV) != 0) {
+        arena_publish32(&in->dirty->flags, in->dirty->flags & ~(uint32_t)ARENA_INODE_KILL_PRIV);
     }
 }
 
@@ -89,10 +97,10 @@ static void setattr_local(struct task *t)
         }
     }
     if (c->op.has_mtime || c->op.has_mtime_now) {
-        clear_dirty(t->in, ARENA_INODE_MTIME);
+        keep_times(t->in);
     }
     if (c->op.has_mode) {
-        clear_dirty(t->in, ARENA_INODE_KILL_PRIV);
+        keep_mode(t->in);
     }
 }
 
