@@ -446,8 +446,10 @@ static void command_done(struct proposal *p)
     if (c != NULL && p->rc == 0 && a->seq > c->applied) {
         c->applied = a->seq;
     }
-    if (c != NULL && p->rc != 0 && c->proposed >= a->seq) {
-        c->proposed = a->seq - 1 > c->applied ? a->seq - 1 : c->applied;
+    /* A number that was applied before leaves no hole, whatever is said about its repeat: those behind it, in flight
+     * now, will be applied, and must not be taken back. */
+    if (c != NULL && p->rc != 0 && a->seq > c->applied && c->proposed >= a->seq) {
+        c->proposed = a->seq - 1;
     }
     if (p->rc == ERR_MALFORMED) {
         request_malformed(a->request);

@@ -2,7 +2,8 @@
  * live in the arena's cache region, its namespace changes pass through one redo record. A load checks every call.
  *
  *   test_survive                          the short form, as part of the unit tests (skipped without root or /dev/fuse)
- *   test_survive MOUNTPOINT KILLS MICROS  longer; with CFS_DIE_EVERY=n in the environment workers also kill themselves */
+ *   test_survive MOUNTPOINT KILLS MICROS  longer; with CFS_DIE_EVERY=n in the environment workers also kill themselves
+ *   test_survive MOUNTPOINT KILLS MICROS RUNDIR   the same load and kills on a mount that is there, of any client */
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>
 
@@ -371,7 +372,7 @@ static int mini_worker(void)
 /* --- its mount ------------------------------------------------------------------------------------- */
 
 struct world {
-    char mount_point[64], run_dir[64];
+    char mount_point[96], run_dir[96];
     pid_t holder; /* the first one */
 };
 
@@ -724,6 +725,11 @@ int main(int argc, char **argv)
     if (argc >= 2 && strcmp(argv[1], "--holder") == 0) {
         log_set_level(getenv("CFS_TEST_LOG") ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR);
         return holder_take_over();
+    }
+    if (argc == 5) {
+        snprintf(shared_world.mount_point, sizeof shared_world.mount_point, "%s", argv[1]);
+        snprintf(shared_world.run_dir, sizeof shared_world.run_dir, "%s", argv[4]);
+        return kill_under_load(&shared_world, atoi(argv[2]), (unsigned)atoi(argv[3]), true);
     }
     if (!world_possible()) {
         printf("skipped: needs root and /dev/fuse\n");
