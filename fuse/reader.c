@@ -651,6 +651,7 @@ void job_plan(struct job *job)
     const int rc = plan_source(job, end, &want);
     if (rc != 0) {
         free(want);
+        job->n_pieces = 0; /* not hooked into any block yet */
         if (rc != -EAGAIN) {
             answer(job, rc);
         }
@@ -659,6 +660,7 @@ void job_plan(struct job *job)
     const uint64_t cost = cost_of(job, rr->bytes);
     if (r->reserved > 0 && r->reserved + cost > r->n_blocks) {
         free(want);
+        job->n_pieces = 0;
         starve(job);
         return;
     }

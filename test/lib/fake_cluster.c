@@ -570,9 +570,10 @@ struct fake_worker *worker_start(struct cluster *cl, struct arena *arena)
     struct fake_worker *w = calloc(1, sizeof *w);
     const bool again = arena->h->session != 0;
     w->cluster = cl;
-    snprintf(w->name, sizeof w->name, "w%u", cl->n_workers);
+    static const char *const NAMES[] = {"w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7"};
+    CHECK(cl->n_workers < array_count(NAMES));
     w->payloads = databuf_pool_new((1 << 20) + 4096, 24);
-    w->node = net_sim_node(cl->net, w->name, w->payloads);
+    w->node = net_sim_node(cl->net, NAMES[cl->n_workers], w->payloads);
     if (!again) {
         arena->h->session = cl->world.session;
         arena->h->next_seq = cl->world.seq + 1;

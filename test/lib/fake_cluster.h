@@ -50,7 +50,6 @@ struct fake_worker {
     struct client client;
     struct transport *node;
     struct databuf_pool *payloads;
-    char name[16];
     bool opened;
 };
 
