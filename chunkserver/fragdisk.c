@@ -22,9 +22,9 @@
  * that was never answered may come to life that way; its id was granted and never
  * committed, and dies like any other.
  *
- * A delete is answered when its index batch is synced; the same batch has the hole to
- * punch. Punching comes later and is repeated after a crash: the hole carries the
- * segment's seed, so it can never hit a record of the segment's next use.
+ * A delete is answered when its index batch is synced (many share a sync); the same batch has the
+ * hole to punch. Punching comes later and is repeated after a crash: the hole carries the segment's
+ * seed, so it can never hit a record of the segment's next use.
  *
  * A failed write or sync (other than for want of space) makes the disk FAILED: it still reads. */
 
@@ -353,7 +353,7 @@ static int delete_collected(struct fragdisk *d, const struct doomed *doomed)
     for (unsigned i = 0; i < doomed->n; i++) {
         forget(d, &b, &doomed->place[i]);
     }
-    int rc = kv_write(d->index, &b, true);
+    int rc = kv_write(d->index, &b, false);
     kv_batch_release(&b);
     if (rc != 0) {
         fragdisk_fail(d, rc);
@@ -395,6 +395,15 @@ int fragdisk_delete(struct fragdisk *d, uint32_t pg, uint64_t first, uint64_t co
     fragdisk_publish(d);
     if (rc == 0) {
         *deleted = n;
+    }
+    return rc;
+}
+
+int fragdisk_sync(struct fragdisk *d)
+{
+    int rc = d->error != 0 ? -EIO : d->index->ops->sync(d->index);
+    if (rc != 0) {
+        fragdisk_fail(d, rc);
     }
     return rc;
 }

@@ -50,10 +50,12 @@ int fragdisk_find(struct fragdisk *d, struct frag_key key, uint64_t nonce, struc
 int fragdisk_read(struct fragdisk *d, const struct index_place *place, uint32_t offset,
                   uint32_t len, uint8_t *to);
 
-/* Deletes all fragments of ids [first, first + count) of a group; durable when it returns 0. Space
- * comes back by fragdisk_tidy. -EIO on a failed disk, whatever could be done. */
+/* Deletes all fragments of ids [first, first + count) of a group. Durable, and to be answered, when
+ * fragdisk_sync has returned 0, which serves many deletes; nothing else but deletes may come before
+ * it. Space comes back by fragdisk_tidy. -EIO on a failed disk, whatever could be done. */
 int fragdisk_delete(struct fragdisk *d, uint32_t pg, uint64_t first, uint64_t count,
                     uint64_t *deleted);
+int fragdisk_sync(struct fragdisk *d); /* one sync of the index */
 /* Fragments of a group with id > after, at most about max, never a part of an id. */
 int fragdisk_list(struct fragdisk *d, uint32_t pg, uint64_t after, unsigned max,
                   bool (*visit)(void *ctx, const struct index_place *p), void *ctx);

@@ -43,32 +43,53 @@ static void put_batch(struct store_disk *sd, struct frag_op **ops, unsigned n)
     }
 }
 
-/* In order of arrival; puts that follow each other share a sync. */
+/* Deletes share one sync of the index; only then are they answered, and may tidying punch. */
+static void delete_batch(struct store_disk *sd, struct frag_op **ops, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const struct frag_key *key = &ops[i]->fragment.key;
+        uint64_t deleted = 0;
+        ops[i]->rc = fragdisk_delete(sd->disk, key->pg, key->id, ops[i]->count, &deleted);
+    }
+    int rc = n > 0 ? fragdisk_sync(sd->disk) : 0;
+    for (unsigned i = 0; i < n; i++) {
+        ops[i]->rc = rc != 0 ? rc : ops[i]->rc;
+        finish(sd, ops[i]);
+    }
+}
+
+static void run_batch(struct store_disk *sd, enum frag_op_kind kind, struct frag_op **ops,
+                      unsigned n)
+{
+    if (kind == FRAG_PUT) {
+        put_batch(sd, ops, n);
+    } else {
+        delete_batch(sd, ops, n);
+    }
+}
+
+/* In order of arrival; those of one kind that follow each other share a sync. */
 static void writer_run(struct store_disk *sd, struct list *letters)
 {
-    struct frag_op *puts[FRAGDISK_BATCH_MAX];
+    struct frag_op *batch[FRAGDISK_BATCH_MAX];
+    enum frag_op_kind kind = FRAG_PUT;
     unsigned n = 0;
     list_for_each_safe (node, follow, letters) {
         struct frag_op *op = op_of(node);
         list_remove(node);
-        if (op->kind == FRAG_PUT) {
-            puts[n++] = op;
-        }
-        if (n == FRAGDISK_BATCH_MAX || op->kind != FRAG_PUT) {
-            put_batch(sd, puts, n);
-            n = 0;
-        }
-        if (op->kind == FRAG_DELETE) {
-            uint64_t deleted = 0;
-            op->rc = fragdisk_delete(sd->disk, op->fragment.key.pg, op->fragment.key.id, op->count,
-                                     &deleted);
-            finish(sd, op);
-        } else if (op->kind != FRAG_PUT) {
+        if ((int)op->kind == FRAG_REFRESH) {
             fragdisk_refresh(sd->disk);
             finish(sd, op);
+            continue;
         }
+        if (n == FRAGDISK_BATCH_MAX || op->kind != kind) {
+            run_batch(sd, kind, batch, n);
+            n = 0;
+        }
+        kind = op->kind;
+        batch[n++] = op;
     }
-    put_batch(sd, puts, n);
+    run_batch(sd, kind, batch, n);
 }
 
 static void *writer_main(void *arg)

@@ -22,7 +22,7 @@ struct frag_op { /* the caller's memory until on_done */
     /* PUT: all of it. GET, STAT: key and nonce (0: any) in, all of it out. DELETE: key.pg, key.id
      * the first. LIST: key.pg, key.id = list behind this one. */
     struct fragment fragment;
-    uint64_t count;  /* DELETE: ids in; fragments deleted out */
+    uint64_t count;  /* DELETE: ids */
     uint32_t offset; /* GET: what is wanted in, length 0: to the end; out: the whole */
     uint32_t length; /* CRC blocks that cover it, which are in data */
     uint8_t *data;   /* PUT: the bytes; GET: room for STRIPE_FRAGMENT_MAX; DISK_ALIGN aligned */

@@ -18,7 +18,7 @@
  * One call is out at a time, and one set of orders is being done at a time: those of the last
  * reply. When they are done the next heartbeat goes out at once, with their numbers; a number is
  * sent until a reply to a heartbeat that carried it has come. */
-enum { METAS_MAX = 16, FEATURE_LEVEL = 1, OWN_COUNTERS = 9 };
+enum { METAS_MAX = 16, FEATURE_LEVEL = 1, OWN_COUNTERS = 9, ORDER_WINDOW = 64 };
 
 struct heartbeat {
     struct heartbeat_options o;
@@ -38,9 +38,13 @@ struct heartbeat {
     /* Orders of the last reply, and where we are in them. */
     Cfs__ChunkHeartbeatReply *reply;
     size_t order, range;
-    bool order_failed;
-    struct frag_op op;
-    bool deleting;
+    bool *order_failed; /* per order */
+    struct order_op {
+        struct frag_op op;
+        struct heartbeat *heartbeat;
+        size_t order;
+    } op[ORDER_WINDOW];
+    unsigned deleting; /* of op, in the store */
 };
 
 static void beat(struct timer *t);
@@ -277,68 +281,84 @@ static int beat_reply(struct heartbeat *h, const struct call *c)
     h->n_sent = 0;
     h->reply = m;
     h->order = h->range = 0;
-    h->order_failed = false;
+    h->order_failed = xcalloc(m->n_order + 1, sizeof *h->order_failed);
     return 0;
 }
 
 /* ---- orders -------------------------------------------------------------------------------- */
 
-static void order_finished(struct heartbeat *h, const Cfs__DeleteOrder *order)
-{
-    if (!h->order_failed) {
-        h->done = xrealloc(h->done, (h->n_done + 1) * sizeof *h->done);
-        h->done[h->n_done++] = order->order;
-    }
-    h->order++;
-    h->range = 0;
-    h->order_failed = false;
-}
-
 static void range_deleted(struct frag_op *op)
 {
-    struct heartbeat *h = container_of(op, struct heartbeat, op);
-    h->deleting = false;
+    struct order_op *one = container_of(op, struct order_op, op);
+    struct heartbeat *h = one->heartbeat;
     if (op->rc != 0) {
-        h->order_failed = true; /* it is not reported as done, and will be given again */
+        h->order_failed[one->order] = true; /* not reported as done: it will be given again */
         log_warn("order not carried out error=%s text=\"%s\"", err_name(op->rc), err_text(op->rc));
     }
-    orders_next(h);
+    if (--h->deleting == 0) {
+        orders_next(h);
+    }
 }
 
 static void orders_end(struct heartbeat *h)
 {
-    bool any = h->reply->n_order > 0 && h->n_done > 0;
+    size_t before = h->n_done;
+    for (size_t i = 0; i < h->order && !h->stopped; i++) {
+        if (!h->order_failed[i]) {
+            h->done = xrealloc(h->done, (h->n_done + 1) * sizeof *h->done);
+            h->done[h->n_done++] = h->reply->order[i]->order;
+        }
+    }
     cfs__chunk_heartbeat_reply__free_unpacked(h->reply, NULL);
     h->reply = NULL;
-    schedule(h, any ? 0 : HEARTBEAT_MS);
+    free(h->order_failed);
+    h->order_failed = NULL;
+    schedule(h, h->n_done > before ? 0 : HEARTBEAT_MS);
 }
 
-/* One range at a time, until all orders of the reply are done. */
+/* The next range to delete, or NULL. */
+static const Cfs__Uint64Range *next_range(struct heartbeat *h, size_t *order)
+{
+    while (h->order < h->reply->n_order) {
+        const Cfs__DeleteOrder *o = h->reply->order[h->order];
+        if (h->range == 0 && o->reign < h->reign) {
+            log_warn("order of an earlier leader refused order=%llu", (unsigned long long)o->order);
+            h->order_failed[h->order] = true;
+        }
+        if (h->range < o->n_id && !h->order_failed[h->order]) {
+            *order = h->order;
+            return o->id[h->range++];
+        }
+        h->order++;
+        h->range = 0;
+    }
+    return NULL;
+}
+
+/* A window of ranges at a time: they share a sync on each disk. */
 static void orders_next(struct heartbeat *h)
 {
-    while (!h->stopped && h->order < h->reply->n_order) {
-        const Cfs__DeleteOrder *order = h->reply->order[h->order];
-        if (order->reign < h->reign) {
-            log_warn("order of an earlier leader refused order=%llu",
-                     (unsigned long long)order->order);
-            h->order_failed = true;
-            h->range = order->n_id;
-        }
-        if (h->range == order->n_id || h->order_failed) {
-            order_finished(h, order);
-            continue;
-        }
-        const Cfs__Uint64Range *range = order->id[h->range++];
-        memset(&h->op, 0, sizeof h->op);
-        h->op.kind = FRAG_DELETE;
-        h->op.fragment.key = (struct frag_key){.pg = order->pg, .id = range->first};
-        h->op.count = range->count;
-        h->op.on_done = range_deleted;
-        h->deleting = true;
-        fragstore_submit(h->o.store, &h->op);
-        return;
+    const Cfs__Uint64Range *range = NULL;
+    size_t order = 0;
+    unsigned n = 0;
+    while (n < ORDER_WINDOW && !h->stopped && (range = next_range(h, &order)) != NULL) {
+        struct order_op *one = &h->op[n++];
+        memset(one, 0, sizeof *one);
+        one->heartbeat = h;
+        one->order = order;
+        one->op.kind = FRAG_DELETE;
+        one->op.fragment.key =
+            (struct frag_key){.pg = h->reply->order[order]->pg, .id = range->first};
+        one->op.count = range->count;
+        one->op.on_done = range_deleted;
     }
-    orders_end(h);
+    h->deleting = n;
+    for (unsigned i = 0; i < n; i++) {
+        fragstore_submit(h->o.store, &h->op[i].op);
+    }
+    if (n == 0) {
+        orders_end(h);
+    }
 }
 
 /* ---- the beat ------------------------------------------------------------------------------ */
@@ -439,13 +459,14 @@ void heartbeat_free(struct heartbeat *h)
     if (h == NULL) {
         return;
     }
-    CHECK(!h->deleting);
+    CHECK(h->deleting == 0);
     for (unsigned i = 0; i < h->n_metas; i++) {
         peer_free(h->meta[i]);
     }
     if (h->reply != NULL) {
         cfs__chunk_heartbeat_reply__free_unpacked(h->reply, NULL);
     }
+    free(h->order_failed);
     free(h->done);
     buf_release(&h->packed);
     free(h->listen);

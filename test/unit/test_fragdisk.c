@@ -109,7 +109,8 @@ static int check_one(struct world *w, uint64_t id, uint32_t bytes)
 static int delete_one(struct world *w, uint64_t first, uint64_t count)
 {
     uint64_t n = 0;
-    return fragdisk_delete(w->d, 7, first, count, &n);
+    int rc = fragdisk_delete(w->d, 7, first, count, &n);
+    return rc != 0 ? rc : fragdisk_sync(w->d);
 }
 
 static void tidy(struct world *w)
