@@ -35,7 +35,7 @@
 
 #define VERSION "0.1.0"
 #define MARK "cfs-meta 1\n"
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2, SERVER_ID = 1, PAYLOAD_BUFFERS = 4 };
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, SERVER_ID = 1, PAYLOAD_BUFFERS = 4, LOCK_WAIT_MS = 2000 };
 
 static const char USAGE[] =
     "usage: cfs-meta --dir DIR [options]\n"
@@ -286,6 +286,18 @@ static int check_mark(const char *dir, bool bootstrap)
     return status;
 }
 
+/* A killed server gives its lock back only when the kernel has taken it apart. */
+static bool lock_patiently(int fd)
+{
+    for (uint64_t until = clock_now_ms() + LOCK_WAIT_MS; flock(fd, LOCK_EX | LOCK_NB) != 0;) {
+        if (clock_now_ms() > until) {
+            return false;
+        }
+        (void)usleep(10000); /* woken early, it looks early */
+    }
+    return true;
+}
+
 static int take_directory(struct metad *d, const struct config *c)
 {
     if (mkdir(c->dir, 0700) != 0 && errno != EEXIST) {
@@ -296,7 +308,7 @@ static int take_directory(struct metad *d, const struct config *c)
     d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (d->lock_fd < 0) {
         status = complain("cannot open", path, -errno);
-    } else if (flock(d->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+    } else if (!lock_patiently(d->lock_fd)) {
         fprintf(stderr, "cfs-meta: %s is in use by another cfs-meta\n", c->dir);
         status = EXIT_FAILED;
     }
