@@ -240,6 +240,14 @@ static int set_value(struct fsm *f, const Cfs__XattrOp *op, struct inode *i)
                                : store(f, i, name, op_bytes(op->value));
 }
 
+/* An ACL that is not there can be removed, as on other filesystems. */
+static int remove_value(struct fsm *f, const Cfs__XattrOp *op, struct inode *i)
+{
+    struct bytes name = op_bytes(op->name);
+    int rc = drop(f, i, name);
+    return rc == -ENODATA && name.data[1] == 'y' ? 0 : rc;
+}
+
 int xattrs_set(struct fsm *f, const Cfs__XattrOp *op, struct op_result *r)
 {
     struct inode i;
@@ -250,7 +258,7 @@ int xattrs_set(struct fsm *f, const Cfs__XattrOp *op, struct op_result *r)
     if (rc < 0) {
         return rc;
     }
-    rc = op->has_value ? set_value(f, op, &i) : drop(f, &i, op_bytes(op->name));
+    rc = op->has_value ? set_value(f, op, &i) : remove_value(f, op, &i);
     rows_touch(f, &i);
     op_result_attr(r, &i);
     return rc == 0 ? rows_inode_save(f, &i) : rc;

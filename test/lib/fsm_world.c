@@ -218,13 +218,12 @@ const Cfs__OpReply *fsm_world_result(const struct fsm_world *w)
 void fsm_world_reap(struct fsm_world *w)
 {
     Cfs__LogReap m = CFS__LOG_REAP__INIT;
-    for (int i = 0; i < 100000; i++) {
+    bool pending = true;
+    for (int i = 0; i < 100000 && pending; i++) {
         CHECK(fsm_world_entry(w, ENTRY_REAP, &m.base) == 0);
-        if (!w->fx.reap_pending) {
-            return;
-        }
+        pending = w->fx.reap_pending;
     }
-    CHECK(!"reaping ends");
+    CHECK(!pending);
 }
 
 static ProtobufCBinaryData text(const char *s)
