@@ -370,6 +370,22 @@ static const char *blocks_are_honest(void)
     return NULL;
 }
 
+static const char *times_set_by_hand_outlast_what_was_written(void)
+{
+    static const size_t SIZES[] = {100, 30000, 3 << 20};
+    const struct timespec set[2] = {{1000000000, 1}, {1000000000, 2}};
+    struct stat st;
+    for (unsigned i = 0; i < sizeof SIZES / sizeof SIZES[0]; i++) {
+        int fd = fresh("f");
+        NEED(fd >= 0 && write(fd, pattern(SIZES[i], 1), SIZES[i]) == (ssize_t)SIZES[i]);
+        NEED(futimens(fd, set) == 0 && fstat(fd, &st) == 0 && st.st_mtim.tv_nsec == 2);
+        NEED(close(fd) == 0 && (fd = open("f", O_RDONLY)) >= 0 && fsync(fd) == 0);
+        NEED(fstat(fd, &st) == 0 && st.st_mtim.tv_sec == 1000000000 && st.st_mtim.tv_nsec == 2);
+        close(fd);
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     static const struct claim CLAIMS[] = {
@@ -392,6 +408,7 @@ int main(int argc, char **argv)
         {"two_processes_see_one_file", two_processes_see_one_file},
         {"programs_run_from_it", programs_run_from_it},
         {"blocks_are_honest", blocks_are_honest},
+        {"times_set_by_hand_outlast_what_was_written", times_set_by_hand_outlast_what_was_written},
     };
     return posix_run(argc, argv, CLAIMS, sizeof CLAIMS / sizeof CLAIMS[0]);
 }
