@@ -19,6 +19,7 @@ struct cmd {
 enum { CMD_GOOD = 0, CMD_FAILED = 1, CMD_USAGE = 2, CMD_DEGRADED = 3 };
 
 int cmd_status(const struct cmd *c);
+int cmd_clients(const struct cmd *c); /* of cmd_status.c: the clients alone */
 int cmd_stat(const struct cmd *c);
 int cmd_policy(const struct cmd *c);
 int cmd_client(const struct cmd *c);

@@ -105,6 +105,12 @@ static void print_client(const Cfs__StatusReply__Client *c)
            (double)c->last_renewed_ms / 1000);
 }
 
+static void print_client_head(void)
+{
+    printf("%-8s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY",
+           "MEMORY", "LIMIT", "LOCKS", "RENEWED");
+}
+
 static void print_faults(const char *what, uint32_t id, const Cfs__CountersReply *c)
 {
     bool head = false;
@@ -130,8 +136,8 @@ static void print_people(const Cfs__StatusReply *s)
     for (size_t i = 0; i < s->n_chunk; i++) {
         print_chunk(s->chunk[i]);
     }
-    printf("\n%-8s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY",
-           "MEMORY", "LIMIT", "LOCKS", "RENEWED");
+    putchar('\n');
+    print_client_head();
     for (size_t i = 0; i < s->n_client && i < CLIENTS_SHOWN; i++) {
         print_client(s->client[i]);
     }
@@ -271,10 +277,31 @@ static void print_json(const Cfs__StatusReply *s)
     json_release(&j);
 }
 
-int cmd_status(const struct cmd *c)
+static void print_clients(const Cfs__StatusReply *s)
+{
+    print_client_head();
+    for (size_t i = 0; i < s->n_client; i++) {
+        print_client(s->client[i]);
+    }
+}
+
+static void print_clients_json(const Cfs__StatusReply *s)
+{
+    struct json j;
+    json_init(&j);
+    json_open(&j, NULL, '[');
+    for (size_t i = 0; i < s->n_client; i++) {
+        json_client(&j, s->client[i]);
+    }
+    json_close(&j, ']');
+    json_print(&j);
+    json_release(&j);
+}
+
+static int show(const struct cmd *c, void (*print)(const Cfs__StatusReply *s))
 {
     if (c->argc != 0) {
-        return cmd_usage("status takes no argument; --cluster HOST:PORT names the cluster");
+        return cmd_usage("no argument is wanted; --cluster HOST:PORT names the cluster");
     }
     char addresses[CLUSTER_ADDRESSES];
     if (cluster_find(c->cluster, addresses) != 0) {
@@ -291,11 +318,21 @@ int cmd_status(const struct cmd *c)
         if (s == NULL) {
             status = cmd_fail("%s sent a status that does not decode", addresses);
         } else {
-            (c->json ? print_json : print_people)(s);
+            print(s);
             status = s->n_problem == 0 ? CMD_GOOD : CMD_DEGRADED;
             cfs__status_reply__free_unpacked(s, NULL);
         }
     }
     ask_free(a);
     return status;
+}
+
+int cmd_status(const struct cmd *c)
+{
+    return show(c, c->json ? print_json : print_people);
+}
+
+int cmd_clients(const struct cmd *c)
+{
+    return show(c, c->json ? print_clients_json : print_clients);
 }

@@ -4,7 +4,8 @@
 . "$(dirname "$0")/lib.sh"
 need_cluster 'mount(8)'
 cluster_up
-local_ umount "$MNT" >/dev/null || not_ok 'umount' failed
+local_ umount "$MNT" >/dev/null || not_ok umount failed
+mkdir -p "$MNT"
 helper=/sbin/mount.cfs
 if [ -e $helper ] && [ "$(readlink -f $helper)" != "$(readlink -f "$bin/mount.cfs")" ]; then
     skip 'mount(8)' "$helper is another's"
@@ -67,8 +68,8 @@ bad_mount() { # NAME TEXT SOURCE OPTIONS
     fi
 }
 bad_mount 'nobody listens' 'connect|refused|reach|answer' 127.0.0.1:1:/ "$run"
-bad_mount 'no such directory' 'no such|not found' "$CFS_CLUSTER:/none/such" "$run"
-bad_mount 'a file is no directory' 'not a directory' "$CFS_CLUSTER:/f" "$run"
+bad_mount 'no such directory' 'no such|not found|does not exist' "$CFS_CLUSTER:/none/such" "$run"
+bad_mount 'a file is no directory' 'not a directory|does not exist' "$CFS_CLUSTER:/f" "$run"
 bad_mount 'no path' 'source|path|address|HOST:PORT' "$CFS_CLUSTER" "$run"
 bad_mount 'no port' 'source|port|address|HOST:PORT' "127.0.0.1:/" "$run"
 bad_mount 'an unknown option' 'option|nosuchoption' "$source" "nosuchoption,$run"
