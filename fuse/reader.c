@@ -49,6 +49,7 @@ struct reader *reader_new(struct client *c)
     list_init(&r->starved);
     list_init(&r->loads);
     list_init(&r->decodes);
+    list_init(&r->decode_queue);
     list_init(&r->fetches);
     r->starved_timer.on_due = starved_due;
     return r;
@@ -614,10 +615,10 @@ static int plan_source(struct job *job, uint64_t end, struct want **want)
     return collect(job, rr->offset, end, want) ? 0 : -EIO;
 }
 
+/* Blocks that a job may hold: those of its pieces, and those of a private copy. */
 static uint64_t cost_of(const struct job *job, uint32_t bytes)
 {
-    const uint64_t blocks = bytes / BLOCK_BYTES + 2;
-    return blocks + job->n_pieces * (job->r->client->policy.k + 1ull) / 2;
+    return bytes / BLOCK_BYTES + 2 + job->n_pieces;
 }
 
 /* Plans, starts what is missing, and answers if nothing is. */
@@ -658,7 +659,7 @@ void job_plan(struct job *job)
         return;
     }
     const uint64_t cost = cost_of(job, rr->bytes);
-    if (r->reserved > 0 && r->reserved + cost > r->n_blocks) {
+    if (r->reserved > 0 && r->reserved + cost > r->n_blocks / 2) {
         free(want);
         job->n_pieces = 0;
         starve(job);

@@ -87,7 +87,8 @@ struct decode_job {
     struct list node;
     struct reader *r;
     struct rstripe s;
-    uint32_t fragment, first;
+    uint32_t fragment;
+    bool running;         /* out of the queue: its helpers count */
     unsigned n, busy;     /* busy: inside decode_step */
     uint64_t asked, ready;
     bool unsure, finished; /* unsure: some helper may be there later */
@@ -138,7 +139,9 @@ struct reader {
     uint64_t reserved;
     struct table index;
     struct list free, lru;
-    struct list jobs, starved, loads, decodes, fetches;
+    struct list jobs, starved, loads, decodes, decode_queue, fetches;
+    unsigned helper_blocks; /* of decodes that run */
+    bool in_decode_next;
     struct timer starved_timer;
     struct rs *rs[RS_K_MAX + 1][RS_M_MAX + 1];
     struct bad_fragment bad[BAD_KEPT];

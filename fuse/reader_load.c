@@ -31,8 +31,8 @@ bool stripe_of_extent(const struct iextent *e, struct rstripe *out)
     return true;
 }
 
-static void decode_start(struct reader *r, const struct rstripe *s, uint32_t fragment,
-                         uint32_t first, struct block *const block[], unsigned n);
+static void decode_start(struct reader *r, const struct rstripe *s, struct block *const block[],
+                         unsigned n);
 
 /* ---- latency and hedges ---- */
 
@@ -175,7 +175,7 @@ static void decode_lost(struct load *l, struct block *const lost[], unsigned n)
         }
     }
     if (n_wanted > 0) {
-        decode_start(l->r, &l->s, l->fragment, l->first, wanted, n_wanted);
+        decode_start(l->r, &l->s, wanted, n_wanted);
     }
 }
 
@@ -342,7 +342,7 @@ static void hedge_due(struct timer *timer)
     r->n_hedges++;
     l->hedged = true;
     if (l->s.code.kind == STRIPE_RS) {
-        decode_start(r, &l->s, l->fragment, l->first, late, n);
+        decode_start(r, &l->s, late, n);
     } else if (n == l->n) {
         for (unsigned i = 0; i < n; i++) {
             late[i]->loads++;
@@ -359,6 +359,7 @@ static void hedge_due(struct timer *timer)
 /* ---- decoding ---- */
 
 static void decode_step(struct decode_job *d);
+static void decode_next(struct reader *r);
 
 static void decode_free(struct decode_job *d)
 {
@@ -377,6 +378,7 @@ static void decode_free(struct decode_job *d)
         block_unpin(r, d->target[i]);
     }
     list_remove(&d->node);
+    r->helper_blocks -= d->running ? d->n * d->s.code.k : 0;
     free(d->helper);
     free(d);
 }
@@ -568,37 +570,77 @@ static void decode_step(struct decode_job *d)
         }
     }
     if (--d->busy == 0 && d->finished) {
+        struct reader *r = d->r;
         decode_free(d);
+        decode_next(r);
     }
 }
 
-static void decode_start(struct reader *r, const struct rstripe *s, uint32_t fragment,
-                         uint32_t first, struct block *const block[], unsigned n)
+/* Blocks of the cache that all helpers of running decodes may take together; one decode always runs. */
+static unsigned helper_budget(const struct reader *r)
+{
+    return r->n_blocks / 4;
+}
+
+static void decode_next(struct reader *r)
+{
+    if (r->in_decode_next) {
+        return; /* called by the end of one that the loop below has started */
+    }
+    r->in_decode_next = true;
+    while (!list_empty(&r->decode_queue)) {
+        struct decode_job *d = list_first(&r->decode_queue, struct decode_job, node);
+        const unsigned need = d->n * d->s.code.k;
+        if (r->helper_blocks > 0 && r->helper_blocks + need > helper_budget(r)) {
+            break;
+        }
+        list_remove(&d->node);
+        list_add_tail(&r->decodes, &d->node);
+        d->running = true;
+        r->helper_blocks += need;
+        decode_step(d);
+    }
+    r->in_decode_next = false;
+}
+
+static void decode_queue(struct reader *r, const struct rstripe *s, struct block *const block[],
+                         unsigned n)
 {
     struct decode_job *d = xcalloc(1, sizeof *d);
     d->r = r;
     d->s = *s;
-    d->fragment = fragment;
-    d->first = first;
+    d->fragment = block[0]->fragment;
     d->helper = xcalloc((size_t)s->code.k + s->code.m, sizeof *d->helper);
     for (unsigned i = 0; i < n; i++) {
+        block[i]->decoding = true;
+        block_pin(r, block[i]);
+        d->target[d->n++] = block[i];
+    }
+    list_add_tail(&r->decode_queue, &d->node);
+}
+
+/* In pieces that the budget lets through. */
+static void decode_start(struct reader *r, const struct rstripe *s, struct block *const block[], unsigned n)
+{
+    struct block *wanted[LOAD_BLOCKS];
+    unsigned n_wanted = 0, chunk = helper_budget(r) / s->code.k;
+    chunk = chunk > 0 ? chunk : 1;
+    for (unsigned i = 0; i < n; i++) {
         if (!block[i]->decoding && still_wanted(block[i])) {
-            block[i]->decoding = true;
-            block_pin(r, block[i]);
-            d->target[d->n++] = block[i];
+            wanted[n_wanted++] = block[i];
         }
     }
-    list_add_tail(&r->decodes, &d->node);
-    if (d->n == 0) {
-        d->finished = true;
-        decode_free(d);
-        return;
+    for (unsigned i = 0; i < n_wanted; i += chunk) {
+        decode_queue(r, s, wanted + i, n_wanted - i < chunk ? n_wanted - i : chunk);
     }
-    decode_step(d);
+    decode_next(r);
 }
 
 void loads_release(struct reader *r)
 {
+    while (!list_empty(&r->decode_queue)) {
+        decode_free(list_first(&r->decode_queue, struct decode_job, node));
+    }
     while (!list_empty(&r->decodes)) {
         decode_free(list_first(&r->decodes, struct decode_job, node));
     }
