@@ -69,19 +69,12 @@ static void change_of(const struct fuse_setattr_in *in, struct change *c)
     op->kill_priv = op->has_kill_priv;
 }
 
-/* What was written before an explicit time or mode must not undo it when it is committed later. */
-static void keep_times(struct inode *in)
+/* What was written before an explicit time or mode must not undo it when it is committed later: commits that are
+ * submitted from now on do not tell it, and those before have lower numbers. So nothing is waited for. */
+static void clear_dirty(struct inode *in, uint32_t flags)
 {
-    if (in->dirty != NULL && writer_dirty(in) && in->attr_valid) {
-        in->dirty->mtime = time_ns(in->st.st_mtim.tv_sec, (uint32_t)in->st.st_mtim.tv_nsec);
-        arena_publish32(&in->dirty->flags, in->dirty->flags | ARENA_INODE_MTIME);
-    }
-}
-
-static void keep_mode(struct inode *in)
-{
-    if (in->dirty != NULL && (in->dirty->flags & ARENA_INODE_KILL_PRIV) != 0) {
-        arena_publish32(&in->dirty->flags, in->dirty->flags & ~(uint32_t)ARENA_INODE_KILL_PRIV);
+    if (in->dirty != NULL && (in->dirty->flags & flags) != 0) {
+        arena_publish32(&in->dirty->flags, in->dirty->flags & ~flags);
     }
 }
 
@@ -95,12 +88,6 @@ static void setattr_local(struct task *t)
         if (c->op.size == 0 && t->in->attr_valid && t->in->st.st_size == 0) {
             ops_take_empty(t->o, t->in);
         }
-    }
-    if (c->op.has_mtime || c->op.has_mtime_now) {
-        keep_times(t->in);
-    }
-    if (c->op.has_mode) {
-        keep_mode(t->in);
     }
 }
 
@@ -127,6 +114,12 @@ static void setattr_submit(struct task *t, int rc)
     }
     t->local = setattr_local;
     c->op.ino = t->ino;
+    if (c->op.has_mtime || c->op.has_mtime_now) {
+        clear_dirty(t->in, ARENA_INODE_MTIME);
+    }
+    if (c->op.has_mode) {
+        clear_dirty(t->in, ARENA_INODE_KILL_PRIV);
+    }
     Cfs__Op op = CFS__OP__INIT;
     op.setattr = &c->op;
     if (t->submitted) { /* behind a create: no number of its own */
@@ -162,9 +155,7 @@ static void setattr_known(struct task *t, int rc)
 static void setattr_start(struct task *t)
 {
     const struct change *c = t->private;
-    bool dirty_times = writer_dirty(t->in) &&
-                       (c->op.has_mtime || c->op.has_mtime_now || c->op.has_mode);
-    if (!c->size && !dirty_times) {
+    if (!c->size) {
         setattr_submit(t, 0);
     } else if (c->size && !task_numbered(t)) {
         task_need_content(t, setattr_known);

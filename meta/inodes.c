@@ -314,7 +314,9 @@ int inodes_write(struct fsm *f, const Cfs__WriteOp *op, struct op_result *r)
     if (rc < 0) {
         return rc;
     }
-    i.mtime = op->has_mtime ? op->mtime : f->now;
+    if (op->has_mtime) { /* without: an explicit time was set since those bytes were written */
+        i.mtime = op->mtime;
+    }
     if (op->kill_priv) {
         inodes_kill_priv(&i);
     }
