@@ -314,6 +314,11 @@ static int extents_gather(struct fsm *f, const struct inode *i, struct extent_cu
     size_t n = 0;
     while (w.valid && w.e.start < range.end && n < max) {
         out[n++] = w.e;
+        /* Not one step further than needed: a page that is overwritten again and again leaves
+         * thousands of former values, which the store walks over when it leaves the key. */
+        if (w.e.end >= range.end) {
+            break;
+        }
         extents_walk_next(&w);
     }
     int rc = w.error;

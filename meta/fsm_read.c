@@ -128,14 +128,16 @@ static int layout_fill(struct fsm *f, const struct inode *i, struct extent_cut r
     struct extents_walk w;
     extents_walk_init(&w, f, i, range.from);
     int rc = w.error;
-    while (rc == 0 && w.valid && w.e.start < range.end && l->m.n_extent < l->max) {
+    bool last = false;
+    while (rc == 0 && !last && w.valid && w.e.start < range.end && l->m.n_extent < l->max) {
         rc = layout_add(f, l, &w.e);
-        if (rc == 0) {
+        last = w.e.end >= range.end;
+        if (rc == 0 && !last) { /* leaving a key costs a walk over its former values */
             extents_walk_next(&w);
             rc = w.error;
         }
     }
-    bool more = w.valid && w.e.start < range.end;
+    bool more = !last && w.valid && w.e.start < range.end;
     l->m.covered_to = more ? w.e.start : range.end;
     extents_walk_release(&w);
     return rc;
