@@ -14,7 +14,7 @@
  * Compaction copies, syncs, and enters the new places in the index, synced, before the old
  * segment counts as free. A crash before that leaves two equal copies, of which the index knows
  * one; the other is dead space. */
-enum { HOLES_PER_STEP = 32, COMPACT_BATCH = 256, FREE_SMALL_KEPT = 2 };
+enum { HOLES_PER_STEP = 32, COMPACT_BATCH = 256, FREE_SMALL_KEPT = 1 };
 
 struct holes {
     struct index_hole hole[HOLES_PER_STEP];
@@ -224,8 +224,9 @@ static bool spare_step(struct fragdisk *d)
 {
     const struct segment *active = d->active[SEGMENT_SMALL - 1];
     struct segment *spare = NULL;
-    if (active == NULL || active->end < active->head.size / 2 || free_small(d) > 0 ||
-        fragdisk_room(d, false) < 4 * active->head.size) {
+    bool enough = active != NULL && active->end < active->head.size / 2;
+    if (enough || free_small(d) > 0 ||
+        fragdisk_room(d, false) < 8 * d->segment_bytes[SEGMENT_SMALL - 1]) {
         return false;
     }
     int rc = fragdisk_make_segment(d, SEGMENT_SMALL, false, &spare);

@@ -218,7 +218,7 @@ START_TEST(deleted_space_comes_back_and_small_segments_are_compacted)
     }
     ck_assert_int_eq(delete_one(&w, 1, 200), 0);
     tidy(&w);
-    /* What stays: a step of the active stream segment, the active small one, two to recycle. */
+    /* What stays: a step of the active stream segment, the active small one, spares. */
     ck_assert_uint_lt(disk_mem_used(w.disk), 3 << 20);
     world_release(&w);
 }
