@@ -189,6 +189,19 @@ static void take_attrs(struct ops *o, const Cfs__OpReply *reply)
     }
 }
 
+/* With -o deadline the caller has its error, but the command may still be executed: what is known of its inodes
+ * does not count any more. */
+static void doubt(struct task *t)
+{
+    const uint64_t touched[] = {t->ino, t->to_dir, t->victim};
+    for (unsigned i = 0; i < array_count(touched); i++) {
+        if (touched[i] != 0) {
+            itable_forget(t->o->c->itable, touched[i]);
+            fuseloop_invalidate_inode(t->o->loop, ops_node(t->o, touched[i]), -1, 0);
+        }
+    }
+}
+
 /* The command is answered, and the writer is still if that was asked for. */
 static void command_over(struct task *t)
 {
@@ -205,6 +218,9 @@ static void command_over(struct task *t)
         }
     }
     changes_end(t, rc == 0);
+    if (rc == ERR_DEADLINE) {
+        doubt(t);
+    }
     if (rc == 0 && t->local != NULL) {
         t->local(t);
     }

@@ -48,7 +48,7 @@ static struct world {
     struct writer_wait *quiet, *flush, *room;
     bool dirty, ended;
     int write_rc;
-    unsigned resumed, truncated, forgotten, writer_started;
+    unsigned invalidated, resumed, truncated, forgotten, writer_started;
     uint64_t truncated_to;
     struct fuse_ctx ctx;
 } w;
@@ -115,6 +115,14 @@ void opreq_set_ticket(struct opreq *r, uint64_t ticket)
 uint64_t opreq_ticket(const struct opreq *r)
 {
     return r->small->ticket;
+}
+void fuseloop_invalidate_inode(struct fuseloop *f, uint64_t nodeid, int64_t offset, int64_t length)
+{
+    (void)f;
+    (void)nodeid;
+    (void)offset;
+    (void)length;
+    w.invalidated++;
 }
 const void *opreq_raw(const struct opreq *r)
 {

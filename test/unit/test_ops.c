@@ -664,6 +664,22 @@ START_TEST(statfs_of_a_dead_cluster_gives_the_last_values_after_a_second)
 }
 END_TEST
 
+START_TEST(command_past_its_deadline_leaves_nothing_known)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    ops_unlink(q, FUSE_ROOT_ID, "f");
+    struct command *cmd = w.command[--w.commands];
+    cmd->rc = ERR_DEADLINE;
+    cmd->on_done(cmd);
+    ck_assert_int_eq(q->error, EIO);
+    ck_assert_uint_gt(w.invalidated, 0);
+    struct inode *in = itable_find(w.client.itable, 7);
+    ck_assert(in == NULL || !in->attr_valid);
+    free(q);
+}
+END_TEST
+
 START_TEST(no_attributes_is_known_without_asking)
 {
     looked_up(7, "f", S_IFREG | 0644);
@@ -724,6 +740,7 @@ int main(void)
     tcase_add_test(c, read_only_mount_refuses_changes);
     tcase_add_test(c, ended_session_answers_eio_to_all_and_to_who_waits);
     tcase_add_test(c, statfs_of_a_dead_cluster_gives_the_last_values_after_a_second);
+    tcase_add_test(c, command_past_its_deadline_leaves_nothing_known);
     tcase_add_test(c, no_attributes_is_known_without_asking);
     tcase_add_test(c, number_of_a_background_command_is_noted_before_it_leaves);
     suite_add_tcase(s, c);
