@@ -12,7 +12,8 @@
  * fail the n-th write, can lose what was not synced).
  *
  * Order is bytewise (memcmp, shorter first). A store belongs to one thread, but a
- * snapshot may be read from another. */
+ * snapshot may be read from another; the LevelDB side allows get and iterators from any
+ * thread at any time (the chunk server's readers use that). */
 struct kv;
 struct kv_iter;
 
