@@ -40,8 +40,8 @@ static bool tag_follows(uint16_t before, uint16_t tag)
 
 int acl_validate(struct bytes acl)
 {
-    if (acl.len < HEADER || get_le32(acl.data) != XATTR_VERSION || (acl.len - HEADER) % ENTRY != 0 ||
-        acl_count(acl.len) > ACL_ENTRIES_MAX) {
+    if (acl.len < HEADER || get_le32(acl.data) != XATTR_VERSION ||
+        (acl.len - HEADER) % ENTRY != 0 || acl_count(acl.len) > ACL_ENTRIES_MAX) {
         return -EINVAL;
     }
     unsigned seen = 0;

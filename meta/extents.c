@@ -9,15 +9,16 @@
 #include "meta/sessions.h"
 #include "meta/stripes.h"
 
-/* An extent's key is its end: the first extent that reaches beyond an offset is one seek away (the store
- * has no way back), and cutting an extent from the left keeps its key.
+/* An extent's key is its end: the first extent that reaches beyond an offset is one seek away (the
+ * store has no way back), and cutting an extent from the left keeps its key.
  *
  * Clearing a range with more extents than one entry may free leaves a *cut*: (range, serial). Each
  * extent carries the volume's serial of its commit; a cut takes a new serial; an extent inside a
- * cut's range with a lower serial is dead: no walk shows it, though it is still stored and counted. New
- * extents in the range have the cut's serial or a higher one and live. So the effect is immediate, and ENTRY_REAP frees
- * the dead ones at leisure. Extents are split at the edges of a cut before it is made: none is half dead. A live extent may
- * end where a dead one ended: they would have one key, so the dead one is freed first.
+ * cut's range with a lower serial is dead: no walk shows it, though it is still stored and counted.
+ * New extents in the range have the cut's serial or a higher one and live. So the effect is
+ * immediate, and ENTRY_REAP frees the dead ones at leisure. Extents are split at the edges of a cut
+ * before it is made: none is half dead. A live extent may end where a dead one ended: they would
+ * have one key, so the dead one is freed first.
  *
  * A deleted inode with more than that leaves a *dead inode* row; the number is never used again. */
 
@@ -216,12 +217,15 @@ static struct referrer referrer_of(const struct inode *i, uint64_t end)
     return (struct referrer){.volume = i->volume, .ino = i->ino, .end = end};
 }
 
-/* Changes the row of an extent (to NULL: removes it). A value that went to history keeps a reference of its own. */
+/* Changes the row of an extent (to NULL: removes it). A value that went to history keeps a
+ * reference of its own. */
 static int extent_row(struct fsm *f, const struct inode *i, const struct extent *before,
                       const struct extent *after)
 {
+    const struct extent *there = after != NULL ? after : before;
     struct key k;
-    extent_key(&k, i, after != NULL ? after->end : before->end);
+    CHECK(there != NULL);
+    extent_key(&k, i, there->end);
     uint64_t born = rows_born(f, i->volume);
     bool kept = false;
     int rc;
@@ -281,7 +285,8 @@ static int extent_insert(struct fsm *f, struct inode *i, const struct extent *e)
 }
 
 /* Takes [from, to) out of one extent that overlaps it. */
-static int extent_trim(struct fsm *f, struct inode *i, const struct extent *e, uint64_t from, uint64_t to)
+static int extent_trim(struct fsm *f, struct inode *i, const struct extent *e, uint64_t from,
+                       uint64_t to)
 {
     int rc = 0;
     if (e->start < from) { /* what is before stays, under a new key */
@@ -306,8 +311,8 @@ static int extent_trim(struct fsm *f, struct inode *i, const struct extent *e, u
 /* ---- ranges ------------------------------------------------------------------------------ */
 
 /* The first extents that overlap [from, to), at most max. *ret_n tells how many. */
-static int extents_gather(struct fsm *f, const struct inode *i, struct extent_cut range, struct extent *out,
-                          size_t max, size_t *ret_n)
+static int extents_gather(struct fsm *f, const struct inode *i, struct extent_cut range,
+                          struct extent *out, size_t max, size_t *ret_n)
 {
     struct extents_walk w;
     extents_walk_init(&w, f, i, range.from);
@@ -348,8 +353,8 @@ int extents_clear(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
     if (rc < 0 || !more) {
         return rc;
     }
-    /* The rest dies by a cut, its last extent split at the edge. `next` is inside the range: the first extent, the
-     * only one that can start before it, was freed above. */
+    /* The rest dies by a cut, its last extent split at the edge. `next` is inside the range: the
+     * first extent, the only one that can start before it, was freed above. */
     struct extent edge;
     rc = extents_gather(f, i, (struct extent_cut){.from = to - 1, .end = to}, &edge, 1, &n);
     if (rc == 0 && n == 1 && edge.end > to) {
@@ -497,8 +502,8 @@ static int reap_decode(struct fsm *f, struct bytes key, struct bytes value, stru
     return r->kind == 'c' ? fsm_note(f, cut_decode(key, value, &r->row)) : 0;
 }
 
-/* The first row of the list. Where it was found the next search begins: the rows before it are deleted ones, which the store
- * walks over one by one. */
+/* The first row of the list. Where it was found the next search begins: the rows before it are
+ * deleted ones, which the store walks over one by one. */
 static int reap_pick(struct fsm *f, struct reap_item *r)
 {
     const uint8_t space = SPACE_REAP;

@@ -3,8 +3,8 @@
 
 #include "meta/fsm_state.h"
 
-/* Extents of a file, and the bounded freeing of many. All functions change the inode given (allocated,
- * cuts); the caller saves it. */
+/* Extents of a file, and the bounded freeing of many. All functions change the inode given
+ * (allocated, cuts); the caller saves it. */
 
 /* Walks the live extents in order. Made for short walks: an iterator each. */
 struct extent_cut {
@@ -24,13 +24,14 @@ void extents_walk_init(struct extents_walk *w, struct fsm *f, const struct inode
 void extents_walk_next(struct extents_walk *w);
 void extents_walk_release(struct extents_walk *w);
 
-/* Makes [from, to) a hole. At most FSM_FREE_BUDGET extents are freed here; the rest is cut: dead at once, freed by reaps. */
+/* Makes [from, to) a hole. At most FSM_FREE_BUDGET extents are freed here; the rest is cut: dead at
+ * once, freed by reaps. */
 int extents_clear(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 
 /* Puts an extent over whatever was in its range. Takes a reference to its stripe. */
 int extents_set(struct fsm *f, struct inode *i, const struct extent *e);
-/* Reserved extents in the holes of [from, to), in the first EXTENTS_RESERVE_MAX of them: an entry is bounded, and
- * a reservation is an estimate anyway. */
+/* Reserved extents in the holes of [from, to), in the first EXTENTS_RESERVE_MAX of them: an entry
+ * is bounded, and a reservation is an estimate anyway. */
 enum { EXTENTS_RESERVE_MAX = 4096 };
 int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 

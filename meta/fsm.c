@@ -10,11 +10,12 @@
 #include "meta/ops.h"
 #include "meta/sessions.h"
 
-/* One entry at a time: header, dispatch by type, and one write batch which also holds the applied index. Everything between goes
- * to the overlay, so an entry that is refused is rolled back and leaves its reply only.
+/* One entry at a time: header, dispatch by type, and one write batch which also holds the applied
+ * index. Everything between goes to the overlay, so an entry that is refused is rolled back and
+ * leaves its reply only.
  *
- * What is kept in memory besides (cluster row, counters, the volume used last, block table, row cache) is a copy of
- * what the store holds; losing it changes nothing. */
+ * What is kept in memory besides (cluster row, counters, the volume used last, block table, row
+ * cache) is a copy of what the store holds; losing it changes nothing. */
 
 void fsm_effects_init(struct fsm_effects *e)
 {
@@ -241,7 +242,8 @@ static int finish(struct fsm *f, uint64_t index, uint64_t term)
     return 0;
 }
 
-int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry, struct fsm_effects *out)
+int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
+              struct fsm_effects *out)
 {
     effects_clear(out);
     if (f->failed < 0) {

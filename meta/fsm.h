@@ -22,13 +22,13 @@
  * The time is never before that of the previous entry: the leader takes care.
  *
  * One entry = one write batch, which also stores the applied index; an entry at or below it
- * is skipped. "No such file" is a reply; an entry that cannot be applied (unknown version, a store that
- * fails) returns an error and the process stops. */
+ * is skipped. "No such file" is a reply; an entry that cannot be applied (unknown version, a store
+ * that fails) returns an error and the process stops. */
 enum { ENTRY_HEADER_BYTES = 20, ENTRY_VERSION = 1, FSM_FEATURE_LEVEL = 1, FSM_WINDOW = 1024 };
 
 enum entry_type {
-    ENTRY_LEAD = 1,         /* a leader begins its reign; its index is the reign */
-    ENTRY_BOOTSTRAP = 2,    /* the first of a cluster: uuid, hash key of names, policy, root volume */
+    ENTRY_LEAD = 1,      /* a leader begins its reign; its index is the reign */
+    ENTRY_BOOTSTRAP = 2, /* the first of a cluster: uuid, hash key of names, policy, root volume */
     ENTRY_SESSION_OPEN = 3, /* SessionOpen, and the sessions that the leader found expired */
     ENTRY_SESSION_END = 4,
     ENTRY_COMMAND = 5,      /* CommandRequest of a client, as it came */
@@ -36,7 +36,7 @@ enum entry_type {
     ENTRY_GROUPS = 7,       /* placement groups as planned by the leader */
     ENTRY_GARBAGE_DONE = 8, /* dead ids that every slot has deleted */
     ENTRY_POLICY = 9,
-    ENTRY_REAP = 10,        /* one bounded step of freeing what a dead inode or truncated range held */
+    ENTRY_REAP = 10, /* one bounded step of freeing what a dead inode or truncated range held */
     ENTRY_FEATURE = 11,
     ENTRY_NOOP = 12
 };
@@ -67,14 +67,15 @@ uint64_t fsm_applied_term(const struct fsm *f); /* of the entry at fsm_applied, 
 int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
               struct fsm_effects *out);
 
-/* Whether an entry would be refused before it is proposed (malformed, too large, over a limit): 0 or
- * the error. The leader calls it once for each, on the loop: it looks at the bytes only. */
+/* Whether an entry would be refused before it is proposed (malformed, too large, over a limit): 0
+ * or the error. The leader calls it once for each, on the loop: it looks at the bytes only. */
 int fsm_validate(struct bytes entry);
-/* Whether a command only frees (unlink, truncate to less, release ...): allowed below the reserve. */
+/* Whether a command only frees (unlink, truncate to less, release ...): allowed below the reserve.
+ */
 bool fsm_entry_frees(struct bytes entry);
 
-/* Answers a read method (METHOD_LOOKUP ... METHOD_TABLES, METHOD_FILE_LAYOUT, METHOD_POLICY_GET). Appends
- * the packed reply. An error is the caller's answer, not a failure of the replica. */
+/* Answers a read method (METHOD_LOOKUP ... METHOD_TABLES, METHOD_FILE_LAYOUT, METHOD_POLICY_GET).
+ * Appends the packed reply. An error is the caller's answer, not a failure of the replica. */
 int fsm_read(struct fsm *f, unsigned method, struct bytes request, struct buf *reply);
 
 /* For the leader's own plans (placement, garbage, status); same thread as apply. Messages of
@@ -88,11 +89,13 @@ enum fsm_query_what {
 };
 int fsm_query(struct fsm *f, unsigned what, struct bytes request, struct buf *reply);
 
-/* The whole state as one hash, in key order: replicas at equal index must agree. Slow: for tests. */
+/* The whole state as one hash, in key order: replicas at equal index must agree. Slow: for tests.
+ */
 int fsm_hash(struct fsm *f, uint64_t *out);
 
 /* Whether everything that is said twice agrees: references, extents, stripes, counters, names, link
- * counts. Calls problem for each contradiction and returns how many there are, or a store's error. Slow. */
+ * counts. Calls problem for each contradiction and returns how many there are, or a store's error.
+ * Slow. */
 int fsm_audit(struct fsm *f, void (*problem)(void *ctx, const char *text), void *ctx);
 
 /* Puts a header before a body: what is proposed. reign is 0 in ENTRY_LEAD and ENTRY_BOOTSTRAP. */

@@ -10,9 +10,9 @@
 #include "meta/inodes.h"
 #include "meta/stripes.h"
 
-/* Checks everything that is said twice. Most of it needs no memory: rows of one inode or one stripe lie
- * together, and their counterpart is one get away. The counts of names and of holders per inode are
- * gathered in a table first (the one place with memory per file). */
+/* Checks everything that is said twice. Most of it needs no memory: rows of one inode or one stripe
+ * lie together, and their counterpart is one get away. The counts of names and of holders per inode
+ * are gathered in a table first (the one place with memory per file). */
 
 struct tally {
     struct table_node node;
@@ -35,7 +35,8 @@ struct audit {
     struct stripe_row row;
 };
 
-static void complain(struct audit *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void complain(struct audit *a, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static void complain(struct audit *a, const char *format, ...)
 {
     char text[256];
@@ -52,7 +53,8 @@ static void complain(struct audit *a, const char *format, ...)
 static void same(struct audit *a, const char *what, uint64_t id, uint64_t said, uint64_t found)
 {
     if (said != found) {
-        complain(a, "%s of %" PRIu64 ": %" PRIu64 " said, %" PRIu64 " found", what, id, said, found);
+        complain(a, "%s of %" PRIu64 ": %" PRIu64 " said, %" PRIu64 " found", what, id, said,
+                 found);
     }
 }
 
@@ -289,7 +291,8 @@ static int check_owner(struct fsm *f, struct bytes key, struct bytes value, void
     return 0;
 }
 
-/* ---- stripes ------------------------------------------------------------------------------------ */
+/* ---- stripes ------------------------------------------------------------------------------------
+ */
 
 enum { REFERRER_KEY = 38, REFERRER_HISTORY_KEY = 46 };
 
@@ -345,7 +348,8 @@ static int check_stripe(struct fsm *f, struct bytes key, struct bytes value, voi
 }
 
 /* Dead or granted ids are not alive. */
-static int check_range(struct audit *a, uint32_t pg, uint64_t first, uint64_t last, const char *what)
+static int check_range(struct audit *a, uint32_t pg, uint64_t first, uint64_t last,
+                       const char *what)
 {
     struct key prefix = table_of(SPACE_STRIPE, 's');
     key_add_u32(&prefix, pg);
@@ -377,7 +381,8 @@ static int check_grant(struct fsm *f, struct bytes key, struct bytes value, void
     return check_range(ctx, pg, get_le64(value.data + 1), key_u64_at(key, 14), "granted");
 }
 
-/* ---- counts ------------------------------------------------------------------------------------------ */
+/* ---- counts
+ * ------------------------------------------------------------------------------------------ */
 
 static int count_row(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {

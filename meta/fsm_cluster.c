@@ -10,7 +10,8 @@
 #include "meta/fsm_parts.h"
 #include "meta/stripes.h"
 
-/* Entries of the cluster as a whole: its birth, leaders, servers, placement groups, policy, jobs. */
+/* Entries of the cluster as a whole: its birth, leaders, servers, placement groups, policy, jobs.
+ */
 
 static void cluster_key(struct key *k)
 {
@@ -60,7 +61,8 @@ static void cluster_put(struct fsm *f)
     cluster_key(&k);
     buf_clear(&f->scratch);
     buf_u8(&f->scratch, VALUE_VERSION);
-    cfs__cluster_stored__pack(&m, buf_extend(&f->scratch, cfs__cluster_stored__get_packed_size(&m)));
+    cfs__cluster_stored__pack(&m,
+                              buf_extend(&f->scratch, cfs__cluster_stored__get_packed_size(&m)));
     rows_put(f, &k, buf_bytes(&f->scratch));
 }
 
@@ -86,7 +88,8 @@ int cluster_lead(struct fsm *f, struct bytes body)
 static bool policy_valid(const Cfs__Policy *p)
 {
     struct stripe_code rs = {.kind = STRIPE_RS, .k = (uint8_t)p->k, .m = (uint8_t)p->m};
-    return p->k >= 1 && p->k <= 32 && p->m <= 8 && stripe_code_valid(rs) && p->inline_limit <= 65536;
+    return p->k >= 1 && p->k <= 32 && p->m <= 8 && stripe_code_valid(rs) &&
+           p->inline_limit <= 65536;
 }
 
 static int bootstrap_root(struct fsm *f, const Cfs__LogBootstrap *m)
@@ -123,10 +126,8 @@ static int bootstrap(struct fsm *f, const Cfs__LogBootstrap *m)
     if (m->cluster.len != 16 || m->hash_key.len != 16 || !policy_valid(m->policy)) {
         return ERR_MALFORMED;
     }
-    f->cluster = (struct cluster){.known = true,
-                                  .reign = f->cluster.reign,
-                                  .feature_level = 1,
-                                  .tables_version = 1};
+    f->cluster = (struct cluster){
+        .known = true, .reign = f->cluster.reign, .feature_level = 1, .tables_version = 1};
     memcpy(f->cluster.id, m->cluster.data, 16);
     memcpy(f->cluster.hash_key, m->hash_key.data, 16);
     cluster_put(f);
@@ -162,7 +163,8 @@ static void server_store(struct fsm *f, uint32_t id, const Cfs__LogRegister *m)
     key_add_u32(&k, id);
     buf_clear(&f->scratch);
     buf_u8(&f->scratch, VALUE_VERSION);
-    cfs__server_stored__pack(&row, buf_extend(&f->scratch, cfs__server_stored__get_packed_size(&row)));
+    cfs__server_stored__pack(&row,
+                             buf_extend(&f->scratch, cfs__server_stored__get_packed_size(&row)));
     struct buf old;
     buf_init(&old);
     /* A server that comes back as it was changes nothing: no new table for every client. */
@@ -212,7 +214,8 @@ static int server_register(struct fsm *f, const Cfs__LogRegister *m)
     r.cluster = (ProtobufCBinaryData){.len = 16, .data = f->cluster.id};
     r.reign = f->cluster.reign;
     struct buf *out = &f->effects->reply;
-    cfs__chunk_register_reply__pack(&r, buf_extend(out, cfs__chunk_register_reply__get_packed_size(&r)));
+    cfs__chunk_register_reply__pack(
+        &r, buf_extend(out, cfs__chunk_register_reply__get_packed_size(&r)));
     return 0;
 }
 

@@ -11,9 +11,9 @@
 #include "meta/xattrs.h"
 #include "proto/methods.h"
 
-/* A client's command: exactly once and in sequence. The next number is executed and its reply stored;
- * a number within the window is answered from there; a gap or a full window is ERR_BUSY. Operations run in
- * order, each all or nothing. */
+/* A client's command: exactly once and in sequence. The next number is executed and its reply
+ * stored; a number within the window is answered from there; a gap or a full window is ERR_BUSY.
+ * Operations run in order, each all or nothing. */
 
 void ops_attr(const struct inode *i, Cfs__Attr *out)
 {
@@ -54,9 +54,8 @@ static int op_grant_ids(struct fsm *f, const Cfs__GrantIdsOp *op, struct op_resu
     if (rc < 0) {
         return rc;
     }
-    struct stripe_wish wish = {.count = op->count,
-                               .k = op->has_k ? op->k : v->k,
-                               .m = op->has_m ? op->m : v->m};
+    struct stripe_wish wish = {
+        .count = op->count, .k = op->has_k ? op->k : v->k, .m = op->has_m ? op->m : v->m};
     return stripes_grant(f, wish, r->grants, &r->n_grants);
 }
 
@@ -200,7 +199,8 @@ static void run_ops(struct fsm *f, const Cfs__Ops *ops, bool read_only, struct b
     }
 }
 
-/* ---- the command -------------------------------------------------------------------------------- */
+/* ---- the command --------------------------------------------------------------------------------
+ */
 
 static int command_next(struct fsm *f, struct session *s, const Cfs__CommandRequest *m)
 {
@@ -256,7 +256,8 @@ int command_entry(struct fsm *f, struct bytes body)
     return rc;
 }
 
-/* ---- before it is proposed ------------------------------------------------------------------------ */
+/* ---- before it is proposed
+ * ------------------------------------------------------------------------ */
 
 static Cfs__Ops *command_ops(struct bytes body)
 {
@@ -293,8 +294,8 @@ static bool op_frees(const Cfs__Op *op)
 bool command_frees(struct bytes body)
 {
     Cfs__Ops *ops = command_ops(body);
-    /* An empty one counts: by it a session uses up the number of a command that was refused below the
-     * reserve; without it the commands that do free would wait behind the gap. */
+    /* An empty one counts: by it a session uses up the number of a command that was refused below
+     * the reserve; without it the commands that do free would wait behind the gap. */
     bool frees = ops != NULL;
     for (size_t i = 0; frees && i < ops->n_op; i++) {
         frees = op_frees(ops->op[i]);

@@ -3,7 +3,8 @@
 
 #include "meta/fsm_state.h"
 
-/* Entries of the cluster as a whole: fsm_cluster.c. Each returns 0 or what the entry is answered with. */
+/* Entries of the cluster as a whole: fsm_cluster.c. Each returns 0 or what the entry is answered
+ * with. */
 int cluster_load(struct fsm *f);
 int cluster_lead(struct fsm *f, struct bytes body);
 int cluster_bootstrap(struct fsm *f, struct bytes body);

@@ -7,8 +7,8 @@
 #include "meta/sessions.h"
 #include "meta/stripes.h"
 
-/* What the leader asks for its plans. Bodies are built field by field in the answer: repeated messages as
- * tag, length, message. */
+/* What the leader asks for its plans. Bodies are built field by field in the answer: repeated
+ * messages as tag, length, message. */
 
 enum { GARBAGE_RANGES_MAX = 4096 };
 
@@ -279,7 +279,8 @@ static int query_garbage(struct fsm *f, struct bytes request, struct buf *reply)
     return rc;
 }
 
-/* ---- counters ------------------------------------------------------------------------------------ */
+/* ---- counters
+ * ------------------------------------------------------------------------------------ */
 
 static int query_counters(struct fsm *f, struct buf *reply)
 {

@@ -32,8 +32,9 @@ static int check_session(struct fsm *f, uint64_t session)
 
 /* ---- extents ------------------------------------------------------------------------ */
 
-/* An ExtentsReply under construction; messages are allocated one by one, so that pointers stay valid. The table finds
- * the stripes that are there: a file written at random has as many as extents. */
+/* An ExtentsReply under construction; messages are allocated one by one, so that pointers stay
+ * valid. The table finds the stripes that are there: a file written at random has as many as
+ * extents. */
 struct layout {
     Cfs__ExtentsReply m;
     size_t max;
@@ -123,7 +124,8 @@ static int layout_add(struct fsm *f, struct layout *l, const struct extent *e)
 }
 
 /* Extents that overlap [from, to), up to l->max. covered_to tells how far it got. */
-static int layout_fill(struct fsm *f, const struct inode *i, struct extent_cut range, struct layout *l)
+static int layout_fill(struct fsm *f, const struct inode *i, struct extent_cut range,
+                       struct layout *l)
 {
     struct extents_walk w;
     extents_walk_init(&w, f, i, range.from);
@@ -143,7 +145,8 @@ static int layout_fill(struct fsm *f, const struct inode *i, struct extent_cut r
     return rc;
 }
 
-static int read_extents(struct fsm *f, const Cfs__ExtentsRequest *m, bool with_attr, struct buf *reply)
+static int read_extents(struct fsm *f, const Cfs__ExtentsRequest *m, bool with_attr,
+                        struct buf *reply)
 {
     struct inode i;
     int rc = rows_inode(f, m->ino, &i);
@@ -183,7 +186,8 @@ static int symlink_target(struct fsm *f, const struct inode *i, struct buf *out)
     return 0;
 }
 
-/* Whatever makes a second round trip needless: inline content, a target, or the extents if they are few. */
+/* Whatever makes a second round trip needless: inline content, a target, or the extents if they are
+ * few. */
 static int reply_inode(struct fsm *f, const struct inode *i, struct buf *reply)
 {
     Cfs__LookupReply m = CFS__LOOKUP_REPLY__INIT;
@@ -272,7 +276,8 @@ static int read_statfs(struct fsm *f, const Cfs__GetattrRequest *m, struct buf *
     return 0;
 }
 
-/* ---- readdir ---------------------------------------------------------------------------------- */
+/* ---- readdir ----------------------------------------------------------------------------------
+ */
 
 struct listing {
     struct buf *reply;
@@ -290,7 +295,8 @@ static int listing_add(struct fsm *f, struct listing *l, struct bytes key, const
 {
     Cfs__ReaddirReply__Entry e = CFS__READDIR_REPLY__ENTRY__INIT;
     Cfs__Attr attr;
-    e.name = (ProtobufCBinaryData){.len = key.len - 26, .data = (uint8_t *)(uintptr_t)(key.data + 26)};
+    e.name =
+        (ProtobufCBinaryData){.len = key.len - 26, .data = (uint8_t *)(uintptr_t)(key.data + 26)};
     e.ino = d->ino;
     e.type = d->type;
     e.hash = key_u64_at(key, 18);
@@ -347,7 +353,8 @@ static int read_readdir(struct fsm *f, const Cfs__ReaddirRequest *m, struct buf 
         return rc;
     }
     enum { MAX = 1 << 20 };
-    struct listing l = {.reply = reply, .plus = m->plus, .max = m->max_bytes < MAX ? m->max_bytes : MAX};
+    struct listing l = {
+        .reply = reply, .plus = m->plus, .max = m->max_bytes < MAX ? m->max_bytes : MAX};
     if (l.max == 0) {
         l.max = 1;
     }
@@ -368,7 +375,8 @@ static int read_readdir(struct fsm *f, const Cfs__ReaddirRequest *m, struct buf 
     return rc;
 }
 
-/* ---- xattrs --------------------------------------------------------------------------------------- */
+/* ---- xattrs
+ * --------------------------------------------------------------------------------------- */
 
 static int read_getxattr(struct fsm *f, const Cfs__XattrRequest *m, struct buf *reply)
 {
@@ -419,7 +427,8 @@ static int read_listxattr(struct fsm *f, const Cfs__XattrRequest *m, struct buf 
     return rows_each(f, &prefix, list_name, reply);
 }
 
-/* ---- policy ------------------------------------------------------------------------------------------- */
+/* ---- policy
+ * ------------------------------------------------------------------------------------------- */
 
 static int read_policy(struct fsm *f, const Cfs__PolicyRequest *m, struct buf *reply)
 {
@@ -439,7 +448,8 @@ static int read_policy(struct fsm *f, const Cfs__PolicyRequest *m, struct buf *r
     return 0;
 }
 
-/* ---- dispatch ------------------------------------------------------------------------------------------ */
+/* ---- dispatch
+ * ------------------------------------------------------------------------------------------ */
 
 static const ProtobufCMessageDescriptor *request_descriptor(unsigned method)
 {
@@ -511,7 +521,8 @@ int fsm_read(struct fsm *f, unsigned method, struct bytes request, struct buf *r
     size_t before = reply->len;
     int failed = f->failed;
     int rc = read_dispatch(f, method, m, reply);
-    f->failed = failed; /* an unreadable row is this caller's answer; apply stops when it meets it */
+    f->failed =
+        failed; /* an unreadable row is this caller's answer; apply stops when it meets it */
     if (rc < 0) {
         reply->len = before;
     }

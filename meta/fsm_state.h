@@ -8,10 +8,12 @@
 /* What the files of the metadata machine share: its state while one entry is applied, and access to
  * rows. Nothing outside meta/ includes this (tests do).
  *
- * Errors of these functions: a negative errno (or ERR_*) is an answer to the client. A failure of the
- * store is noted in fsm.failed besides, and stops the replica whatever the caller makes of it. */
+ * Errors of these functions: a negative errno (or ERR_*) is an answer to the client. A failure of
+ * the store is noted in fsm.failed besides, and stops the replica whatever the caller makes of it.
+ */
 
-/* One row of numbers: what must never be used twice, and sums that `status` shows. Appended to, never renumbered. */
+/* One row of numbers: what must never be used twice, and sums that `status` shows. Appended to,
+ * never renumbered. */
 enum counter {
     COUNT_NEXT_SESSION,
     COUNT_NEXT_BLOCK,
@@ -25,7 +27,7 @@ enum counter {
     COUNT_SESSIONS,
     COUNT_LOCKS,
     COUNT_REAPS,
-    COUNT_REIGN,        /* log index of the last ENTRY_LEAD */
+    COUNT_REIGN, /* log index of the last ENTRY_LEAD */
     COUNT_N
 };
 struct counters {
@@ -42,12 +44,12 @@ struct cluster {
 };
 
 enum {
-    FSM_FREE_BUDGET = 512,        /* extents that one operation frees itself; the rest is reaped */
-    FSM_ENTRY_BUDGET = 8192,      /* extents that all operations of an entry free, reserve or copy */
-    FSM_BLOCK_CACHE = 1024,       /* inode block -> volume, which never changes */
-    FSM_OPS_MAX = 4096,           /* operations in a command */
-    FSM_LOOKUP_EXTENTS = 8,       /* a lookup's answer has the extents of a file with so few */
-    FSM_EXTENTS_MAX = 4096        /* extents in an answer */
+    FSM_FREE_BUDGET = 512,   /* extents that one operation frees itself; the rest is reaped */
+    FSM_ENTRY_BUDGET = 8192, /* extents that all operations of an entry free, reserve or copy */
+    FSM_BLOCK_CACHE = 1024,  /* inode block -> volume, which never changes */
+    FSM_OPS_MAX = 4096,      /* operations in a command */
+    FSM_LOOKUP_EXTENTS = 8,  /* a lookup's answer has the extents of a file with so few */
+    FSM_EXTENTS_MAX = 4096   /* extents in an answer */
 };
 
 struct fsm {
@@ -66,9 +68,9 @@ struct fsm {
     /* of the entry that is being applied */
     int64_t now;
     uint64_t index;
-    uint64_t session; /* of a command */
-    uint32_t budget;  /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
-    int failed;       /* the store's error: stop */
+    uint64_t session;     /* of a command */
+    uint32_t budget;      /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
+    int failed;           /* the store's error: stop */
     struct key reap_from; /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
     struct fsm_effects *effects;
     struct buf scratch; /* for encoding a value */
@@ -115,11 +117,12 @@ void rows_put_reap(struct fsm *f, const struct key *k, struct bytes value);
 /* A row whose value is the version byte alone. */
 void rows_put_mark(struct fsm *f, const struct key *k);
 
-/* Every change of a namespace row goes through here: the first under a newer snapshot number moves the
- * old value to its history key. `value` was encoded with born = rows_born(). *ret_kept (may be NULL): the
- * old value went to history, so what it refers to is still referred to. */
+/* Every change of a namespace row goes through here: the first under a newer snapshot number moves
+ * the old value to its history key. `value` was encoded with born = rows_born(). *ret_kept (may be
+ * NULL): the old value went to history, so what it refers to is still referred to. */
 uint64_t rows_born(struct fsm *f, volume_id volume);
-int rows_change(struct fsm *f, volume_id volume, const struct key *k, struct bytes value, bool *ret_kept);
+int rows_change(struct fsm *f, volume_id volume, const struct key *k, struct bytes value,
+                bool *ret_kept);
 static inline int rows_remove(struct fsm *f, volume_id volume, const struct key *k, bool *ret_kept)
 {
     return rows_change(f, volume, k, BYTES(NULL, 0), ret_kept);
@@ -128,8 +131,9 @@ static inline int rows_remove(struct fsm *f, volume_id volume, const struct key 
 int rows_get_at(struct fsm *f, const struct key *k, uint64_t snapshot, struct buf *out);
 
 /* Loads the volume into f->volume. */
-int rows_volume(struct fsm *f, volume_id id, struct volume **out); /* changes: set f->volume_dirty */
-void rows_flush(struct fsm *f); /* volume and counters into the overlay */
+int rows_volume(struct fsm *f, volume_id id,
+                struct volume **out); /* changes: set f->volume_dirty */
+void rows_flush(struct fsm *f);       /* volume and counters into the overlay */
 int rows_volume_of(struct fsm *f, ino_id ino, volume_id *out); /* -ENOENT */
 
 /* Inodes. Load gives -ENOENT. Save sets neither times nor change. */
@@ -143,9 +147,10 @@ void rows_touch(struct fsm *f, struct inode *i);
 /* Adds to allocated of the inode and bytes of its volume. */
 int rows_account(struct fsm *f, struct inode *i, int64_t bytes);
 
-/* Bounded iteration in key order; the row after the last is not visited. visit returns 0 to go on, 1 to
- * stop, negative to fail. It may change the overlay. */
+/* Bounded iteration in key order; the row after the last is not visited. visit returns 0 to go on,
+ * 1 to stop, negative to fail. It may change the overlay. */
 int rows_each(struct fsm *f, const struct key *prefix,
-              int (*visit)(struct fsm *f, struct bytes key, struct bytes value, void *ctx), void *ctx);
+              int (*visit)(struct fsm *f, struct bytes key, struct bytes value, void *ctx),
+              void *ctx);
 
 #endif

@@ -92,7 +92,8 @@ int inodes_resize(struct fsm *f, struct inode *i, uint64_t size)
     if ((i->flags & INODE_INLINE) != 0) {
         rc = size < i->size ? inline_cut(f, i, size) : 0;
     } else if (size <= i->size) {
-        /* Also what was reserved beyond the end: ftruncate to the same size gives it back, as ext4 does. */
+        /* Also what was reserved beyond the end: ftruncate to the same size gives it back, as ext4
+         * does. */
         rc = extents_clear(f, i, size, INT64_MAX);
     }
     i->size = size;
@@ -140,8 +141,9 @@ static void setattr_times(const struct fsm *f, const Cfs__SetattrOp *op, struct 
 /* relatime alone changes neither ctime nor, for caches, the inode. */
 static bool setattr_only_atime(const Cfs__SetattrOp *op)
 {
-    return op->has_atime_at_least && !op->has_mode && !op->has_uid && !op->has_gid && !op->has_size &&
-           !op->has_atime && !op->has_mtime && !op->atime_now && !op->mtime_now && !op->kill_priv;
+    return op->has_atime_at_least && !op->has_mode && !op->has_uid && !op->has_gid &&
+           !op->has_size && !op->has_atime && !op->has_mtime && !op->atime_now && !op->mtime_now &&
+           !op->kill_priv;
 }
 
 int inodes_setattr(struct fsm *f, const Cfs__SetattrOp *op, struct op_result *r)
@@ -218,7 +220,8 @@ static int write_stripes(struct fsm *f, const Cfs__WriteOp *op, const struct vol
 }
 
 /* Stripes and extents mostly come in one order: the search begins where the last one ended. */
-static const Cfs__Stripe *write_find_stripe(const Cfs__WriteOp *op, const Cfs__Extent *e, size_t *at)
+static const Cfs__Stripe *write_find_stripe(const Cfs__WriteOp *op, const Cfs__Extent *e,
+                                            size_t *at)
 {
     for (size_t n = 0; n < op->n_stripe; n++, (*at)++) {
         *at = *at < op->n_stripe ? *at : 0;
@@ -259,7 +262,8 @@ static int write_extents(struct fsm *f, const Cfs__WriteOp *op, struct inode *i,
     return rc;
 }
 
-/* Extents that were cut may still be stored and counted: dead ones may stand beside inline content. */
+/* Extents that were cut may still be stored and counted: dead ones may stand beside inline content.
+ */
 static int write_content(struct fsm *f, const Cfs__WriteOp *op, struct inode *i)
 {
     int rc = (i->flags & INODE_INLINE) != 0 ? 0 : extents_clear(f, i, 0, INT64_MAX);

@@ -9,8 +9,9 @@
 #include "meta/extents.h"
 #include "meta/inodes.h"
 
-/* fallocate(2) and copy_file_range(2). Inline content has no ranges of its own: what happens to it happens
- * in memory, and it never gets reserved extents beside it; a small file costs its bytes whatever is asked. */
+/* fallocate(2) and copy_file_range(2). Inline content has no ranges of its own: what happens to it
+ * happens in memory, and it never gets reserved extents beside it; a small file costs its bytes
+ * whatever is asked. */
 
 enum { COPY_EXTENTS_MAX = 4096 };
 
@@ -147,7 +148,8 @@ static int copy_inline(struct fsm *f, struct copying *c)
     return rc;
 }
 
-/* The source's extents, cut to the range. With more than one command may add, the range gets shorter. */
+/* The source's extents, cut to the range. With more than one command may add, the range gets
+ * shorter. */
 static int copy_gather(struct fsm *f, struct copying *c, struct extent *list, size_t *ret_n)
 {
     struct extents_walk w;

@@ -89,8 +89,8 @@ static void sip_word(uint64_t v[4], uint64_t word)
 uint64_t key_siphash(const uint8_t key[16], struct bytes data)
 {
     uint64_t k0 = get_le64(key), k1 = get_le64(key + 8);
-    uint64_t v[4] = {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du,
-                     k0 ^ 0x6c7967656e657261u, k1 ^ 0x7465646279746573u};
+    uint64_t v[4] = {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du, k0 ^ 0x6c7967656e657261u,
+                     k1 ^ 0x7465646279746573u};
     size_t i = 0;
     for (; i + 8 <= data.len; i += 8) {
         sip_word(v, get_le64(data.data + i));

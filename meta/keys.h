@@ -20,12 +20,12 @@ enum key_space {
     SPACE_CLUSTER = 9    /* chunk servers, placement groups */
 };
 enum key_table {
-    TABLE_INODE = 'i',   /* ino */
-    TABLE_INLINE = 'c',  /* ino: whole content of a small file */
-    TABLE_DENTRY = 'd',  /* parent, hash, name */
-    TABLE_EXTENT = 'e',  /* ino, end offset */
-    TABLE_XATTR = 'x',   /* ino, name */
-    TABLE_SYMLINK = 'l'  /* ino: target */
+    TABLE_INODE = 'i',  /* ino */
+    TABLE_INLINE = 'c', /* ino: whole content of a small file */
+    TABLE_DENTRY = 'd', /* parent, hash, name */
+    TABLE_EXTENT = 'e', /* ino, end offset */
+    TABLE_XATTR = 'x',  /* ino, name */
+    TABLE_SYMLINK = 'l' /* ino: target */
 };
 
 enum { KEY_MAX = 320, KEY_NAME_MAX = 255, VALUE_VERSION = 1, INO_BLOCK = 65536 };
@@ -51,7 +51,8 @@ void key_add_bytes(struct key *k, struct bytes b); /* CHECKs the length */
 void key_history(struct key *k, struct bytes ns_key, uint64_t snapshot);
 uint64_t key_u64_at(struct bytes key, size_t at);
 
-/* 63-bit keyed hash of a name (SipHash-2-4), > 2: 0 starts a directory, 1 and 2 are "." and "..". */
+/* 63-bit keyed hash of a name (SipHash-2-4), > 2: 0 starts a directory, 1 and 2 are "." and "..".
+ */
 uint64_t key_name_hash(const uint8_t key[16], struct bytes name);
 uint64_t key_siphash(const uint8_t key[16], struct bytes data);
 
@@ -63,19 +64,19 @@ enum inode_flags {
     INODE_DEFAULT_ACL = 8
 };
 struct inode {
-    ino_id ino;          /* from the key */
-    volume_id volume;    /* from the key */
+    ino_id ino;       /* from the key */
+    volume_id volume; /* from the key */
     uint32_t mode, nlink, uid, gid, rdev, flags;
-    uint64_t size;       /* of a directory: 24 + name length per entry */
-    uint64_t allocated;  /* bytes that extents and inline content hold */
+    uint64_t size;      /* of a directory: 24 + name length per entry */
+    uint64_t allocated; /* bytes that extents and inline content hold */
     uint64_t change;
     int64_t atime, mtime, ctime, btime; /* ns since 1970 */
-    ino_id parent;       /* of a directory; of its own for the root */
-    uint64_t entries;    /* of a directory */
+    ino_id parent;                      /* of a directory; of its own for the root */
+    uint64_t entries;                   /* of a directory */
     uint32_t xattr_bytes;
-    uint32_t orphans;    /* sessions that hold it though it has no name */
+    uint32_t orphans;      /* sessions that hold it though it has no name */
     uint32_t inline_bytes; /* of allocated: what TABLE_INLINE holds */
-    uint32_t cuts;       /* ranges whose extents are dead but not yet freed */
+    uint32_t cuts;         /* ranges whose extents are dead but not yet freed */
 };
 void inode_encode(struct buf *out, const struct inode *i, uint64_t born);
 int inode_decode(struct bytes value, struct inode *out); /* leaves ino and volume */
@@ -112,8 +113,8 @@ struct volume {
     volume_id id; /* from the key */
     ino_id root;
     uint64_t family;
-    uint64_t snapshot;   /* number under which values are born now */
-    uint64_t serial;     /* goes up with every cut */
+    uint64_t snapshot; /* number under which values are born now */
+    uint64_t serial;   /* goes up with every cut */
     uint64_t inodes, bytes;
     ino_id next_ino, block_end;
     uint32_t k, m, inline_limit;

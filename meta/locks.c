@@ -12,12 +12,19 @@
  *   't' session, ticket        -> ino: for cancel
  *   'o' session, owner, ticket -> ino: what a posix owner waits for, for the search of deadlocks
  *   's' session, ino           this session holds or waits for something there
- * All of an inode's locks are one row, loaded, changed in memory and stored again: they are few, and a row for each
- * would leave thousands of deleted keys to walk over (SQLite locks and unlocks for each transaction). fcntl
- * and OFD locks conflict with each other, flock only with flock. A lock that goes or shrinks lets waiters through in
- * the order of their tickets, each that no longer conflicts. */
+ * All of an inode's locks are one row, loaded, changed in memory and stored again: they are few,
+ * and a row for each would leave thousands of deleted keys to walk over (SQLite locks and unlocks
+ * for each transaction). fcntl and OFD locks conflict with each other, flock only with flock. A
+ * lock that goes or shrinks lets waiters through in the order of their tickets, each that no longer
+ * conflicts. */
 
-enum { KIND_POSIX = 1, KIND_FLOCK = 2, KIND_OFD = 3, LOCKS_INODE_MAX = 16384, DEADLOCK_STEPS = 256 };
+enum {
+    KIND_POSIX = 1,
+    KIND_FLOCK = 2,
+    KIND_OFD = 3,
+    LOCKS_INODE_MAX = 16384,
+    DEADLOCK_STEPS = 256
+};
 
 struct entry {
     uint64_t id; /* ticket of a waiting one; 0 */
@@ -272,7 +279,8 @@ static void waiting_remove(struct lock_set *s, size_t at)
     entries_remove(&s->waiting, at);
 }
 
-/* Lets through who no longer conflicts. A grant can free something too (a downgrade), hence the rounds. */
+/* Lets through who no longer conflicts. A grant can free something too (a downgrade), hence the
+ * rounds. */
 static void wake(struct lock_set *s)
 {
     for (bool again = true; again;) {
@@ -292,7 +300,8 @@ static void wake(struct lock_set *s)
     }
 }
 
-/* ---- deadlocks ----------------------------------------------------------------------------------- */
+/* ---- deadlocks
+ * ----------------------------------------------------------------------------------- */
 
 struct owner {
     uint64_t session, owner;
@@ -371,7 +380,8 @@ static int deadlock(const struct lock_set *s, const struct lock *l, bool *out)
     return rc;
 }
 
-/* ---- operations -------------------------------------------------------------------------------------- */
+/* ---- operations
+ * -------------------------------------------------------------------------------------- */
 
 static int lock_of(const Cfs__LockOp *op, uint64_t session, struct lock *out)
 {
@@ -393,8 +403,8 @@ static int lock_of(const Cfs__LockOp *op, uint64_t session, struct lock *out)
     return out->start > out->end ? -EINVAL : 0;
 }
 
-/* A conversion of flock gives up the old lock before it waits: two readers that both want to write would
- * wait for each other. */
+/* A conversion of flock gives up the old lock before it waits: two readers that both want to write
+ * would wait for each other. */
 static int lock_wait(struct lock_set *s, const struct lock *l, struct op_result *r)
 {
     if (l->kind == KIND_POSIX) {
@@ -476,7 +486,8 @@ int locks_cancel(struct fsm *f, const Cfs__LockCancelOp *op)
     return rc;
 }
 
-/* What a drop takes: everything of a session, or of one of its handles, or an owner's posix locks. */
+/* What a drop takes: everything of a session, or of one of its handles, or an owner's posix locks.
+ */
 struct drop {
     uint64_t session;
     bool all, by_handle, by_owner;

@@ -3,7 +3,8 @@
 
 #include "meta/ops.h"
 
-/* Locks: posix (fcntl), flock and OFD, with a queue. A lock call answers at once: granted (0), refused
+/* Locks: posix (fcntl), flock and OFD, with a queue. A lock call answers at once: granted (0),
+ * refused
  * (-EAGAIN), or ERR_QUEUED with a ticket; grants to waiters go to effects.granted. */
 int locks_lock(struct fsm *f, const Cfs__LockOp *op, struct op_result *r);
 int locks_cancel(struct fsm *f, const Cfs__LockCancelOp *op); /* -EALREADY: granted before */

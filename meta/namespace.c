@@ -185,7 +185,8 @@ static int make_check(const Cfs__MakeOp *op)
         (op->has_content && type != S_IFREG) || (!op->has_name && type != S_IFREG)) {
         return -EINVAL;
     }
-    if (op->has_target && (op->target.len == 0 || memchr(op->target.data, 0, op->target.len) != NULL)) {
+    if (op->has_target &&
+        (op->target.len == 0 || memchr(op->target.data, 0, op->target.len) != NULL)) {
         return op->target.len == 0 ? -ENOENT : -EINVAL;
     }
     if (op->has_target && op->target.len > NAMESPACE_TARGET_MAX) {
@@ -195,7 +196,8 @@ static int make_check(const Cfs__MakeOp *op)
 }
 
 /* The name is taken: an error, or with existing_ok the answer. */
-static int make_existing(struct fsm *f, const Cfs__MakeOp *op, const struct dentry *d, struct op_result *r)
+static int make_existing(struct fsm *f, const Cfs__MakeOp *op, const struct dentry *d,
+                         struct op_result *r)
 {
     if (!op->existing_ok) {
         return -EEXIST;
@@ -251,7 +253,8 @@ static int make_content(struct fsm *f, const Cfs__MakeOp *op, struct inode *i)
 }
 
 /* Makes the inode, not its name. */
-static int make_inode(struct fsm *f, const Cfs__MakeOp *op, const struct inode *parent, struct inode *i)
+static int make_inode(struct fsm *f, const Cfs__MakeOp *op, const struct inode *parent,
+                      struct inode *i)
 {
     int rc = rows_inode_new(f, parent->volume, i);
     if (rc < 0) {
@@ -286,7 +289,8 @@ int namespace_make(struct fsm *f, const Cfs__MakeOp *op, struct op_result *r)
         op_result_attr(r, &i);
         return rc;
     }
-    struct dentry_at at = {.volume = parent.volume, .parent = parent.ino, .name = op_bytes(op->name)};
+    struct dentry_at at = {
+        .volume = parent.volume, .parent = parent.ino, .name = op_bytes(op->name)};
     struct dentry d;
     rc = namespace_find(f, &at, &d);
     if (rc != -ENOENT) {

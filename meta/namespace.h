@@ -28,7 +28,8 @@ int namespace_find(struct fsm *f, const struct dentry_at *at, struct dentry *out
 int namespace_put(struct fsm *f, const struct dentry_at *at, const struct dentry *d);
 int namespace_remove(struct fsm *f, const struct dentry_at *at);
 
-/* Adds a name to a directory's sums (or takes one away) and touches its times. The caller saves it. */
+/* Adds a name to a directory's sums (or takes one away) and touches its times. The caller saves it.
+ */
 void namespace_grow(struct fsm *f, struct inode *directory, size_t name_len);
 void namespace_shrink(struct fsm *f, struct inode *directory, size_t name_len);
 /* One link less: deletes, keeps as an orphan of the session if held, or saves. */

@@ -72,7 +72,8 @@ static int moving_parents(struct fsm *f, struct moving *m)
         return -ENOENT;
     }
     m->from = (struct dentry_at){m->old_parent.volume, m->old_parent.ino, op_bytes(m->op->name)};
-    m->to = (struct dentry_at){m->new_parent->volume, m->new_parent->ino, op_bytes(m->op->new_name)};
+    m->to =
+        (struct dentry_at){m->new_parent->volume, m->new_parent->ino, op_bytes(m->op->new_name)};
     return 0;
 }
 
@@ -91,7 +92,8 @@ static int moving_entries(struct fsm *f, struct moving *m)
     }
     if (rc == 0) {
         m->has_target = true;
-        rc = (m->op->flags & NOREPLACE) != 0 ? -EEXIST : rows_inode(f, m->target_entry.ino, &m->target);
+        rc = (m->op->flags & NOREPLACE) != 0 ? -EEXIST
+                                             : rows_inode(f, m->target_entry.ino, &m->target);
     }
     return rc;
 }
@@ -205,7 +207,8 @@ int namespace_rename(struct fsm *f, const Cfs__RenameOp *op, struct op_result *r
     if (rc < 0) {
         return rc;
     }
-    if (m.has_target && m.source.ino == m.target.ino) { /* two names of one inode: nothing happens */
+    if (m.has_target &&
+        m.source.ino == m.target.ino) { /* two names of one inode: nothing happens */
         op_result_attr(r, &m.source);
         return 0;
     }

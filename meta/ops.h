@@ -6,8 +6,8 @@
 #include "meta/stripes.h"
 
 /* What one operation of a command answers, before it is packed. The operations are in namespace,
- * inodes, content, xattrs, locks, stripes; each takes its decoded message and returns 0 or an error, after
- * which fsm_command takes back what it wrote. */
+ * inodes, content, xattrs, locks, stripes; each takes its decoded message and returns 0 or an
+ * error, after which fsm_command takes back what it wrote. */
 struct op_result {
     bool has_attr, has_parent, has_parent2, has_victim, orphaned, has_copied;
     struct inode attr, parent, parent2, victim;

@@ -131,7 +131,8 @@ uint64_t rows_born(struct fsm *f, volume_id volume)
     return rows_volume(f, volume, &v) == 0 ? v->snapshot : 0;
 }
 
-int rows_change(struct fsm *f, volume_id volume, const struct key *k, struct bytes value, bool *ret_kept)
+int rows_change(struct fsm *f, volume_id volume, const struct key *k, struct bytes value,
+                bool *ret_kept)
 {
     struct volume *v;
     int rc = rows_volume(f, volume, &v);
@@ -188,7 +189,8 @@ int rows_get_at(struct fsm *f, const struct key *k, uint64_t snapshot, struct bu
         buf_add(out, s.value.data, s.value.len);
         rc = 0;
     } else {
-        rc = s.error < 0 ? fsm_note(f, s.error) : fsm_note(f, overlay_get(f->overlay, key_bytes(k), out));
+        rc = s.error < 0 ? fsm_note(f, s.error)
+                         : fsm_note(f, overlay_get(f->overlay, key_bytes(k), out));
     }
     overlay_scan_release(&s);
     uint64_t born = 0;
@@ -304,7 +306,8 @@ int rows_account(struct fsm *f, struct inode *i, int64_t bytes)
 }
 
 int rows_each(struct fsm *f, const struct key *prefix,
-              int (*visit)(struct fsm *f, struct bytes key, struct bytes value, void *ctx), void *ctx)
+              int (*visit)(struct fsm *f, struct bytes key, struct bytes value, void *ctx),
+              void *ctx)
 {
     struct overlay_scan s;
     overlay_scan_init(&s, f->overlay, key_bytes(prefix), BYTES(NULL, 0));

@@ -86,7 +86,8 @@ void sessions_remember(struct fsm *f, const struct session *s, int rc, struct by
     rows_put(f, &k, buf_bytes(&f->scratch));
 }
 
-int sessions_recall(struct fsm *f, const struct session *s, uint64_t seq, int *ret_rc, struct buf *out)
+int sessions_recall(struct fsm *f, const struct session *s, uint64_t seq, int *ret_rc,
+                    struct buf *out)
 {
     struct key k;
     reply_key(&k, s->id, seq);
@@ -244,18 +245,20 @@ static int opening_look(struct fsm *f, struct bytes key, struct bytes value, voi
     }
     uint64_t id = key_u64_at(key, 2);
     const Cfs__SessionOpen *old = row->open;
-    bool rebooted = strcmp(old->machine, o->open->machine) == 0 && strcmp(old->boot, o->open->boot) != 0;
+    bool rebooted =
+        strcmp(old->machine, o->open->machine) == 0 && strcmp(old->boot, o->open->boot) != 0;
     if (same_bytes(old->client, o->open->client)) {
         o->same = id;
     } else if (rebooted ||
                (o->open->has_earlier_client && same_bytes(old->client, o->open->earlier_client))) {
         o->earlier = id;
     } else if (o->other.len == 0) {
-        buf_printf(&o->other,
-                   "this cluster is mounted by host %s at %s (process %u, session %llu); until leases "
-                   "are there only one client may mount it",
-                   old->host, old->mount_point != NULL ? old->mount_point : "(unknown)",
-                   old->has_pid ? old->pid : 0, (unsigned long long)id);
+        buf_printf(
+            &o->other,
+            "this cluster is mounted by host %s at %s (process %u, session %llu); until leases "
+            "are there only one client may mount it",
+            old->host, old->mount_point != NULL ? old->mount_point : "(unknown)",
+            old->has_pid ? old->pid : 0, (unsigned long long)id);
     }
     cfs__session_stored__free_unpacked(row, NULL);
     return 0;
@@ -334,7 +337,8 @@ static int opening_answer(struct fsm *f, uint64_t id, ino_id root, const Cfs__Lo
     r.cluster = (ProtobufCBinaryData){.len = 16, .data = f->cluster.id};
     r.feature_level = f->cluster.feature_level;
     struct buf *out = &f->effects->reply;
-    cfs__session_open_reply__pack(&r, buf_extend(out, cfs__session_open_reply__get_packed_size(&r)));
+    cfs__session_open_reply__pack(&r,
+                                  buf_extend(out, cfs__session_open_reply__get_packed_size(&r)));
     return 0;
 }
 

@@ -3,7 +3,8 @@
 
 #include "meta/fsm_state.h"
 
-/* Sessions: who may speak, what was answered, and what a session holds (orphans, id grants, locks). */
+/* Sessions: who may speak, what was answered, and what a session holds (orphans, id grants, locks).
+ */
 
 /* The part of a session that each command changes. */
 struct session {
@@ -19,7 +20,8 @@ void sessions_put(struct fsm *f, const struct session *s);
 void sessions_forget(struct fsm *f, struct session *s, uint64_t acked);
 void sessions_remember(struct fsm *f, const struct session *s, int rc, struct bytes reply);
 /* Appends the stored reply; *ret_rc is what it was answered with. ERR_NOT_FOUND. */
-int sessions_recall(struct fsm *f, const struct session *s, uint64_t seq, int *ret_rc, struct buf *out);
+int sessions_recall(struct fsm *f, const struct session *s, uint64_t seq, int *ret_rc,
+                    struct buf *out);
 
 int sessions_open_entry(struct fsm *f, struct bytes body);
 int sessions_end_entry(struct fsm *f, struct bytes body);

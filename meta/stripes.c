@@ -7,9 +7,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-/* Ranges of ids (grants and garbage) are keyed by their last id, with the first in the value: the range
- * that holds an id is then found by one seek, and shrinking it from the left, which is what a client that uses its ids in
- * order does, keeps its key. */
+/* Ranges of ids (grants and garbage) are keyed by their last id, with the first in the value: the
+ * range that holds an id is then found by one seek, and shrinking it from the left, which is what a
+ * client that uses its ids in order does, keeps its key. */
 
 /* ---- placement groups ------------------------------------------------------------ */
 
@@ -106,7 +106,8 @@ static int range_decode(struct fsm *f, struct bytes key, struct bytes value, str
     if (value.len != 9 || value.data[0] != VALUE_VERSION || key.len < 10) {
         return fsm_note(f, ERR_CORRUPT);
     }
-    *out = (struct range){.first = get_le64(value.data + 1), .last = get_be64(key.data + key.len - 8)};
+    *out =
+        (struct range){.first = get_le64(value.data + 1), .last = get_be64(key.data + key.len - 8)};
     return 0;
 }
 
@@ -238,8 +239,8 @@ static int choose_group(struct fsm *f, struct bytes key, struct bytes value, voi
     return c->n_after == c->max;
 }
 
-/* The next id of a group, in a row of its own: the group's row is scanned, and a store like LevelDB walks over every
- * former value of a key that it passes. */
+/* The next id of a group, in a row of its own: the group's row is scanned, and a store like LevelDB
+ * walks over every former value of a key that it passes. */
 static int next_ids(struct fsm *f, uint32_t pg, uint32_t count, uint64_t *ret_first)
 {
     struct key k;
@@ -277,13 +278,13 @@ static int grant_in(struct fsm *f, uint32_t pg, uint32_t count, struct stripe_gr
     return 0;
 }
 
-int stripes_grant(struct fsm *f, struct stripe_wish wish, struct stripe_grant out[STRIPES_GRANTS_MAX],
-                  unsigned *ret_n)
+int stripes_grant(struct fsm *f, struct stripe_wish wish,
+                  struct stripe_grant out[STRIPES_GRANTS_MAX], unsigned *ret_n)
 {
     if (wish.count == 0 || wish.count > STRIPES_IDS_MAX) {
         return -EINVAL;
     }
-    uint32_t after[STRIPES_GRANTS_MAX], before[STRIPES_GRANTS_MAX];
+    uint32_t after[STRIPES_GRANTS_MAX] = {0}, before[STRIPES_GRANTS_MAX] = {0};
     struct choosing c = {.k = wish.k,
                          .m = wish.m,
                          .cursor = (uint32_t)f->counters.v[COUNT_GRANT_CURSOR],

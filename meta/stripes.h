@@ -5,13 +5,14 @@
 #include "meta/fsm_state.h"
 
 /* Stripes: rows, references, and the three states of an id. An id is granted (in a range of a
- * session), live (a row) or dead (in the garbage list until every slot has deleted it); dead is final. Only
- * a granted id can become live, once; only an extent that apply itself holds can add a reference. */
+ * session), live (a row) or dead (in the garbage list until every slot has deleted it); dead is
+ * final. Only a granted id can become live, once; only an extent that apply itself holds can add a
+ * reference. */
 
 struct group {
     uint32_t id, epoch;
     uint32_t k, m;
-    bool moving;      /* old_slot is there */
+    bool moving;                                                 /* old_slot is there */
     uint32_t slot[STRIPE_SLOTS_MAX], old_slot[STRIPE_SLOTS_MAX]; /* server ids; 0 vacant */
 };
 int stripes_group(struct fsm *f, uint32_t pg, struct group *out); /* ERR_NOT_FOUND */
@@ -57,8 +58,8 @@ enum { STRIPES_GRANTS_MAX = 16, STRIPES_IDS_MAX = 65536 };
 struct stripe_wish {
     uint32_t count, k, m;
 };
-int stripes_grant(struct fsm *f, struct stripe_wish wish, struct stripe_grant out[STRIPES_GRANTS_MAX],
-                  unsigned *ret_n);
+int stripes_grant(struct fsm *f, struct stripe_wish wish,
+                  struct stripe_grant out[STRIPES_GRANTS_MAX], unsigned *ret_n);
 /* All ids granted to the session die, but those for which keep says true (may be NULL). */
 int stripes_retire(struct fsm *f, uint64_t session, const struct stripe_id *keep, size_t n_keep);
 

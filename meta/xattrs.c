@@ -10,9 +10,9 @@
 #include "meta/acl.h"
 #include "meta/inodes.h"
 
-/* Values are rows of their own. inode.xattr_bytes is the sum of names (with their zero) and values, and
- * bounds both what an inode holds and the length of a listing. The two ACLs are xattrs
- * like others, but for their effect on the mode; flags in the inode say that they are there. */
+/* Values are rows of their own. inode.xattr_bytes is the sum of names (with their zero) and values,
+ * and bounds both what an inode holds and the length of a listing. The two ACLs are xattrs like
+ * others, but for their effect on the mode; flags in the inode say that they are there. */
 
 static const char ACCESS[] = "system.posix_acl_access";
 static const char DEFAULT[] = "system.posix_acl_default";

@@ -8,8 +8,9 @@
 #include "base/table.h"
 
 /* Pending rows lie in blocks that are reused after each commit; an array of pointers keeps them
- * in key order. Entries are small (a handful of rows, some thousands at most for a reap), so a binary
- * search and memmove beat any tree. Each change pushes the row's former value on an undo stack. */
+ * in key order. Entries are small (a handful of rows, some thousands at most for a reap), so a
+ * binary search and memmove beat any tree. Each change pushes the row's former value on an undo
+ * stack. */
 struct row {
     struct bytes key;
     struct bytes value; /* data NULL: deleted */
@@ -301,8 +302,8 @@ static void scan_settle(struct overlay_scan *s, struct bytes from)
     const struct kv_ops *ops = s->it->ops;
     size_t i = lower_bound(s->o, from);
     for (;;) {
-        bool stored = ops->iter_valid(s->it) &&
-                      bytes_has_prefix(ops->iter_key(s->it), buf_bytes(&s->prefix));
+        bool stored =
+            ops->iter_valid(s->it) && bytes_has_prefix(ops->iter_key(s->it), buf_bytes(&s->prefix));
         const struct row *row = i < s->o->n_rows ? s->o->rows[i] : NULL;
         bool pending = row != NULL && bytes_has_prefix(row->key, buf_bytes(&s->prefix));
         s->valid = stored || pending;
@@ -335,7 +336,8 @@ void overlay_scan_seek(struct overlay_scan *s, struct bytes from)
     scan_settle(s, start);
 }
 
-void overlay_scan_init(struct overlay_scan *s, struct overlay *o, struct bytes prefix, struct bytes from)
+void overlay_scan_init(struct overlay_scan *s, struct overlay *o, struct bytes prefix,
+                       struct bytes from)
 {
     *s = (struct overlay_scan){.o = o, .it = o->kv->ops->iter(o->kv, NULL)};
     buf_init(&s->prefix);

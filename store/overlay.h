@@ -4,12 +4,13 @@
 #include "store/kv.h"
 
 /* One pending batch over a store, and reads that see it. The metadata machine applies an
- * entry in here: what an operation wrote, the next one reads, a failed operation is taken back, and at
- * the end all of it becomes one write batch.
+ * entry in here: what an operation wrote, the next one reads, a failed operation is taken back, and
+ * at the end all of it becomes one write batch.
  *
- * A small cache of rows (OVERLAY_CACHE_ROWS rows of at most OVERLAY_CACHE_ROW_MAX bytes) stands before the
- * store; it only ever holds what the store holds, so results do not depend on it. Belongs to
- * one thread. Cost of a get: a binary search in the pending keys, then the cache, then kv. */
+ * A small cache of rows (OVERLAY_CACHE_ROWS rows of at most OVERLAY_CACHE_ROW_MAX bytes) stands
+ * before the store; it only ever holds what the store holds, so results do not depend on it.
+ * Belongs to one thread. Cost of a get: a binary search in the pending keys, then the cache, then
+ * kv. */
 enum { OVERLAY_CACHE_ROWS = 16384, OVERLAY_CACHE_ROW_MAX = 240 };
 
 struct overlay;
@@ -30,19 +31,21 @@ void overlay_rollback(struct overlay *o, size_t mark);
 int overlay_commit(struct overlay *o, bool sync);
 bool overlay_is_empty(const struct overlay *o);
 
-/* Ascending scan of the keys with a prefix, from the first key >= from (which has the prefix, or is empty
- * for the start). Changes made while it stands are not promised to be seen, except that
- * overlay_scan_seek sees all made before it. Key and value are borrowed until the next move or change. */
+/* Ascending scan of the keys with a prefix, from the first key >= from (which has the prefix, or is
+ * empty for the start). Changes made while it stands are not promised to be seen, except that
+ * overlay_scan_seek sees all made before it. Key and value are borrowed until the next move or
+ * change. */
 struct overlay_scan {
     struct overlay *o;
     struct kv_iter *it;
     struct buf prefix;
-    struct buf at_key;      /* key of the current position */
+    struct buf at_key; /* key of the current position */
     struct bytes key, value;
     bool valid;
     int error;
 };
-void overlay_scan_init(struct overlay_scan *s, struct overlay *o, struct bytes prefix, struct bytes from);
+void overlay_scan_init(struct overlay_scan *s, struct overlay *o, struct bytes prefix,
+                       struct bytes from);
 void overlay_scan_release(struct overlay_scan *s);
 void overlay_scan_seek(struct overlay_scan *s, struct bytes from);
 void overlay_scan_next(struct overlay_scan *s);

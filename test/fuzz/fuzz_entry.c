@@ -8,8 +8,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-/* The first byte chooses: an entry as it stands, a body of the entry type that follows, a command's operations, or a read.
- * Whatever comes, the machine answers or refuses, and what it keeps is consistent. */
+/* The first byte chooses: an entry as it stands, a body of the entry type that follows, a command's
+ * operations, or a read. Whatever comes, the machine answers or refuses, and what it keeps is
+ * consistent. */
 static struct fsm_world w;
 
 static void command(struct bytes ops)

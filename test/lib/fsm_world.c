@@ -113,10 +113,12 @@ int fsm_world_try(struct fsm_world *w, uint8_t type, const ProtobufCMessage *bod
     buf_init(&packed);
     buf_init(&entry);
     if (body != NULL) {
-        protobuf_c_message_pack(body, buf_extend(&packed, protobuf_c_message_get_packed_size(body)));
+        protobuf_c_message_pack(body,
+                                buf_extend(&packed, protobuf_c_message_get_packed_size(body)));
     }
     w->now_ns += 1000000;
-    struct fsm_entry_header h = {.type = type, .feature_level = 1, .time_ns = w->now_ns, .reign = w->reign};
+    struct fsm_entry_header h = {
+        .type = type, .feature_level = 1, .time_ns = w->now_ns, .reign = w->reign};
     fsm_entry_encode(&entry, &h, buf_bytes(&packed));
     *stopped = fsm_world_raw(w, buf_bytes(&entry));
     if (w->keep && *stopped == 0) {
@@ -346,8 +348,8 @@ int fsm_world_grant(struct fsm_world *w, uint32_t count)
     return fsm_world_op(w, &op);
 }
 
-int fsm_world_write_in(struct fsm_world *w, uint64_t ino, uint64_t offset, uint64_t length, uint32_t pg,
-                       uint64_t id)
+int fsm_world_write_in(struct fsm_world *w, uint64_t ino, uint64_t offset, uint64_t length,
+                       uint32_t pg, uint64_t id)
 {
     Cfs__Stripe s = CFS__STRIPE__INIT;
     s.pg = pg;
@@ -440,7 +442,8 @@ Cfs__LookupReply *fsm_world_getattr(struct fsm_world *w, uint64_t ino, int *rc)
     return read_as(w, METHOD_GETATTR, &m.base, &cfs__lookup_reply__descriptor, rc);
 }
 
-Cfs__ExtentsReply *fsm_world_extents(struct fsm_world *w, uint64_t ino, uint64_t offset, uint64_t length)
+Cfs__ExtentsReply *fsm_world_extents(struct fsm_world *w, uint64_t ino, uint64_t offset,
+                                     uint64_t length)
 {
     Cfs__ExtentsRequest m = CFS__EXTENTS_REQUEST__INIT;
     m.session = w->session;

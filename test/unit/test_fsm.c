@@ -137,7 +137,8 @@ START_TEST(an_entry_has_its_golden_bytes_and_every_short_header_is_refused)
         .type = ENTRY_REAP, .feature_level = 1, .time_ns = 0x0102030405060708, .reign = 9};
     fsm_entry_encode(&e, &h, BYTES("\x08\x05", 2));
     ck_assert_uint_eq(e.len, 22);
-    ck_assert_mem_eq(e.data, "\x01\x0a\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0\x08\x05", 22);
+    ck_assert_mem_eq(
+        e.data, "\x01\x0a\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0\x08\x05", 22);
     ck_assert_int_eq(fsm_validate(buf_bytes(&e)), 0);
     ck_assert(fsm_entry_frees(buf_bytes(&e)));
     struct bytes body;

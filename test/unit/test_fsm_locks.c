@@ -131,7 +131,8 @@ END_TEST
 START_TEST(a_waiter_gets_a_ticket_and_is_granted_by_the_unlock)
 {
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK}), 0);
-    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .wait = true}), ERR_QUEUED);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .wait = true}),
+                     ERR_QUEUED);
     uint64_t ticket = fsm_world_result(&w)->ticket;
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_UNLCK}), 0);
     ck_assert(granted(ticket));
@@ -142,7 +143,8 @@ END_TEST
 START_TEST(waiting_survives_a_restart)
 {
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK}), 0);
-    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_RDLCK, .wait = true}), ERR_QUEUED);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_RDLCK, .wait = true}),
+                     ERR_QUEUED);
     uint64_t ticket = fsm_world_result(&w)->ticket;
     ck_assert_int_eq(fsm_world_reopen(&w), 0);
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_UNLCK}), 0);
@@ -162,9 +164,11 @@ static int cancel(uint64_t ticket)
 START_TEST(cancel_says_whether_it_came_too_late)
 {
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK}), 0);
-    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .wait = true}), ERR_QUEUED);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .wait = true}),
+                     ERR_QUEUED);
     uint64_t a = fsm_world_result(&w)->ticket;
-    ck_assert_int_eq(lock((struct want){.owner = 3, .end = 9, .type = F_WRLCK, .wait = true}), ERR_QUEUED);
+    ck_assert_int_eq(lock((struct want){.owner = 3, .end = 9, .type = F_WRLCK, .wait = true}),
+                     ERR_QUEUED);
     uint64_t b = fsm_world_result(&w)->ticket;
     ck_assert_int_eq(cancel(a), 0);
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_UNLCK}), 0);
@@ -186,8 +190,10 @@ END_TEST
 START_TEST(ofd_and_posix_conflict_and_flock_with_neither)
 {
     ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK}), 0);
-    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .kind = OFD}), -EAGAIN);
-    ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK, .kind = OFD}), -EAGAIN);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .kind = OFD}),
+                     -EAGAIN);
+    ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK, .kind = OFD}),
+                     -EAGAIN);
     ck_assert_int_eq(lock((struct want){.owner = 3, .type = F_WRLCK, .kind = FLOCK}), 0);
     ck_assert_int_eq(lock((struct want){.owner = 4, .type = F_RDLCK, .kind = FLOCK}), -EAGAIN);
 }
@@ -201,7 +207,8 @@ START_TEST(two_sharers_that_both_want_to_write_do_not_hang)
                      ERR_QUEUED);
     uint64_t a = fsm_world_result(&w)->ticket;
     /* The first gave up its shared lock to wait: the second finds nobody in its way. */
-    ck_assert_int_eq(lock((struct want){.owner = 2, .type = F_WRLCK, .kind = FLOCK, .wait = true}), 0);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .type = F_WRLCK, .kind = FLOCK, .wait = true}),
+                     0);
     ck_assert_int_eq(lock((struct want){.owner = 2, .type = F_UNLCK, .kind = FLOCK}), 0);
     ck_assert(granted(a));
 }

@@ -97,7 +97,8 @@ static void model_truncate(struct fsm_world *w, struct model *m, unsigned cells)
     ck_assert_int_eq(fsm_world_truncate(w, m->ino, (uint64_t)cells * CELL), 0);
 }
 
-static void model_fallocate(struct fsm_world *w, struct model *m, unsigned from, unsigned n, uint32_t mode)
+static void model_fallocate(struct fsm_world *w, struct model *m, unsigned from, unsigned n,
+                            uint32_t mode)
 {
     Cfs__FallocateOp f = CFS__FALLOCATE_OP__INIT;
     f.ino = m->ino;
@@ -115,8 +116,8 @@ static void model_fallocate(struct fsm_world *w, struct model *m, unsigned from,
     }
 }
 
-static void model_copy(struct fsm_world *w, const struct model *from, struct model *to, unsigned at, unsigned n,
-                       unsigned target)
+static void model_copy(struct fsm_world *w, const struct model *from, struct model *to, unsigned at,
+                       unsigned n, unsigned target)
 {
     Cfs__CopyOp c = CFS__COPY_OP__INIT;
     c.source = from->ino;
@@ -153,11 +154,13 @@ static void model_check(struct fsm_world *w, const struct model *m)
         cfs__extents_reply__free_unpacked(r, NULL);
     }
     for (unsigned i = 0; i < CELLS; i++) {
-        struct cell want = m->cell[i].pg == UINT32_MAX ? (struct cell){.pg = UINT32_MAX} : m->cell[i];
-        if (want.pg != seen[i].pg || want.stripe != seen[i].stripe || want.offset != seen[i].offset) {
+        struct cell want =
+            m->cell[i].pg == UINT32_MAX ? (struct cell){.pg = UINT32_MAX} : m->cell[i];
+        if (want.pg != seen[i].pg || want.stripe != seen[i].stripe ||
+            want.offset != seen[i].offset) {
             ck_abort_msg("cell %u: %u/%llu+%llu, not %u/%llu+%llu", i, seen[i].pg,
-                         (unsigned long long)seen[i].stripe, (unsigned long long)seen[i].offset, want.pg,
-                         (unsigned long long)want.stripe, (unsigned long long)want.offset);
+                         (unsigned long long)seen[i].stripe, (unsigned long long)seen[i].offset,
+                         want.pg, (unsigned long long)want.stripe, (unsigned long long)want.offset);
         }
     }
     free(seen);
@@ -166,7 +169,8 @@ static void model_check(struct fsm_world *w, const struct model *m)
 static void model_step(struct fsm_world *w, struct model m[2], struct prng *p)
 {
     struct model *x = &m[prng_below(p, 2)], *y = &m[prng_below(p, 2)];
-    unsigned from = (unsigned)prng_below(p, CELLS - 1), n = 1 + (unsigned)prng_below(p, CELLS - from - 1);
+    unsigned from = (unsigned)prng_below(p, CELLS - 1),
+             n = 1 + (unsigned)prng_below(p, CELLS - from - 1);
     switch (prng_below(p, 12)) {
     case 0:
     case 1:
@@ -286,7 +290,8 @@ static void random_xattr(struct fsm_world *w, struct prng *p, uint64_t ino)
     uint8_t value[300] = {0};
     Cfs__XattrOp x = CFS__XATTR_OP__INIT;
     x.ino = ino;
-    x.name = (ProtobufCBinaryData){strlen(names[prng_below(p, 4)]), (uint8_t *)names[prng_below(p, 4)]};
+    x.name =
+        (ProtobufCBinaryData){strlen(names[prng_below(p, 4)]), (uint8_t *)names[prng_below(p, 4)]};
     x.has_value = prng_below(p, 3) != 0;
     x.value = (ProtobufCBinaryData){prng_below(p, 300), value};
     x.has_flags = true;
@@ -406,8 +411,8 @@ START_TEST(a_replica_that_restarted_at_random_points_has_the_same_bytes)
 }
 END_TEST
 
-/* Whatever write fails: the machine stops, and a new one on the same store, with the log from its applied
- * index on, ends with the same bytes. */
+/* Whatever write fails: the machine stops, and a new one on the same store, with the log from its
+ * applied index on, ends with the same bytes. */
 START_TEST(a_failed_write_stops_it_and_replay_heals)
 {
     struct fsm_world w;
@@ -438,7 +443,8 @@ START_TEST(a_failed_write_stops_it_and_replay_heals)
 }
 END_TEST
 
-/* Entries with flipped, lost or repeated bytes: refused or carried out, never a stop and never a contradiction. */
+/* Entries with flipped, lost or repeated bytes: refused or carried out, never a stop and never a
+ * contradiction. */
 START_TEST(damaged_entries_leave_a_consistent_state)
 {
     struct fsm_world w, other;

@@ -91,7 +91,8 @@ END_TEST
 START_TEST(an_expired_session_makes_room_and_is_ended)
 {
     uint64_t before = w.session;
-    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .expired = before}), 0);
+    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .expired = before}),
+                     0);
     ck_assert_uint_ne(w.session, before);
     ck_assert_uint_eq(w.fx.ended.len, 8);
     ck_assert_uint_eq(get_le64(w.fx.ended.data), before);
@@ -115,7 +116,8 @@ END_TEST
 START_TEST(a_path_that_is_not_there_is_refused)
 {
     ck_assert_int_eq(fsm_world_end_session(&w, w.session), 0);
-    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .path = "/no"}), -ENOENT);
+    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .path = "/no"}),
+                     -ENOENT);
 }
 END_TEST
 
@@ -125,7 +127,8 @@ START_TEST(a_path_gives_its_directory_as_root)
     uint64_t s = fsm_world_mkdir(&w, d, "s");
     ck_assert_int_eq(fsm_world_end_session(&w, w.session), 0);
     ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .path = "/d//s/"}), 0);
-    Cfs__SessionOpenReply *r = cfs__session_open_reply__unpack(NULL, w.fx.reply.len, w.fx.reply.data);
+    Cfs__SessionOpenReply *r =
+        cfs__session_open_reply__unpack(NULL, w.fx.reply.len, w.fx.reply.data);
     ck_assert_uint_eq(r->root_ino, s);
     cfs__session_open_reply__free_unpacked(r, NULL);
 }
@@ -134,7 +137,8 @@ END_TEST
 START_TEST(a_read_only_session_changes_nothing)
 {
     ck_assert_int_eq(fsm_world_end_session(&w, w.session), 0);
-    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .read_only = true}), 0);
+    ck_assert_int_eq(open_as(&(struct opening){.client = "client-2-16bytes", .read_only = true}),
+                     0);
     ck_assert_int_eq(fsm_world_make(&w, 1, "f", S_IFREG | 0644), -EROFS);
 }
 END_TEST
@@ -240,13 +244,16 @@ END_TEST
 START_TEST(an_entry_of_a_later_version_stops_the_replica)
 {
     uint8_t entry[ENTRY_HEADER_BYTES] = {ENTRY_VERSION + 1, ENTRY_NOOP, 1};
-    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx), ERR_VERSION);
+    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx),
+                     ERR_VERSION);
     entry[0] = ENTRY_VERSION;
     entry[1] = ENTRY_NOOP + 1;
-    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx), ERR_VERSION);
+    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx),
+                     ERR_VERSION);
     entry[1] = ENTRY_NOOP;
     entry[2] = FSM_FEATURE_LEVEL + 1;
-    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx), ERR_VERSION);
+    ck_assert_int_eq(fsm_apply(w.fsm, w.index + 1, 1, BYTES(entry, sizeof entry), &w.fx),
+                     ERR_VERSION);
 }
 END_TEST
 

@@ -361,8 +361,9 @@ START_TEST(inline_content_is_copied_into_small_files_only)
     int rc;
     Cfs__LookupReply *r = fsm_world_getattr(&w, g, &rc);
     ck_assert_uint_eq(r->content.len, 8);
-    ck_assert_mem_eq(r->content.data, "\0\0\0\0"
-                                      "2345",
+    ck_assert_mem_eq(r->content.data,
+                     "\0\0\0\0"
+                     "2345",
                      8);
     cfs__lookup_reply__free_unpacked(r, NULL);
     ck_assert_int_eq(copy(file, 0, g, 4090, 10), -EOPNOTSUPP);

@@ -55,8 +55,8 @@ static const char *scan(const char *prefix, const char *from)
     overlay_scan_init(&s, o, text(prefix), text(from));
     for (; s.valid; overlay_scan_next(&s)) {
         size_t at = strlen(keys);
-        snprintf(keys + at, sizeof keys - at, "%.*s=%.*s ", (int)s.key.len, (const char *)s.key.data,
-                 (int)s.value.len, (const char *)s.value.data);
+        snprintf(keys + at, sizeof keys - at, "%.*s=%.*s ", (int)s.key.len,
+                 (const char *)s.key.data, (int)s.value.len, (const char *)s.value.data);
     }
     ck_assert_int_eq(s.error, 0);
     overlay_scan_release(&s);
