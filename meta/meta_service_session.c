@@ -304,6 +304,18 @@ static void credit_visit(struct table_node *node, void *ctx)
     *(uint64_t *)ctx += container_of(node, struct client, node)->credit;
 }
 
+/* After an election the free space is known when every server has sent a heartbeat. */
+static bool space_known(const struct meta_service *s)
+{
+    for (unsigned i = 0; i < s->registry.n; i++) {
+        const struct registry_server *server = s->registry.servers[i];
+        if (server->state == SERVER_UP && !server->heard) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* What it may write from now on. What others were granted and have not used is not there for it. */
 static void grant_credit(struct meta_service *s, struct client *c, const Cfs__SessionRenew *m)
 {
@@ -317,6 +329,9 @@ static void grant_credit(struct meta_service *s, struct client *c, const Cfs__Se
         most = m->want_credit;
     }
     c->credit = left < most ? left : most;
+    if (!space_known(s) && c->credit < m->want_credit) {
+        c->credit = m->want_credit; /* it had that much before the election, or chunk servers will refuse it */
+    }
 }
 
 static size_t granted_again(const struct client *c, const Cfs__SessionRenew *m, uint64_t *out)
