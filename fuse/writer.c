@@ -24,6 +24,14 @@ static uint64_t now_ms(const struct writer *w)
     return w->client->timers->now_ms;
 }
 
+/* An idle client does not wake up: the tick runs while there is something to look after. */
+static void tick_arm(struct writer *w)
+{
+    if (!timer_armed(&w->tick)) {
+        timers_arm(w->client->timers, &w->tick, now_ms(w) + TICK_MS);
+    }
+}
+
 /* ---- telling ---- */
 
 static void settle(struct writer *w, struct writer_wait *wait, int rc)
@@ -270,6 +278,9 @@ void winode_changed(struct winode *wi)
     const bool dirty = winode_is_dirty(wi) || (wi->inode != NULL && wi->inode->dirty != NULL);
     list_remove(&wi->node);
     list_add_tail(dirty ? &w->dirty : &w->quiet, &wi->node);
+    if (dirty) {
+        tick_arm(w);
+    }
     deliver_soon(w);
     if (!dirty && wi->n_clean == 0 && wi->holders == 0 && nothing_under_way(wi) &&
         list_empty(&wi->waiters) && !wi->fetching) {
@@ -481,11 +492,14 @@ static void tick_due(struct timer *timer)
     if (w->credit_short_ms != 0) {
         wake_room(w, 0);
     }
-    if (w->ids_left == 0 && (w->retire || !list_empty(&w->pending))) {
-        ids_want(w);
+    if (w->ids_left == 0) {
+        ids_want(w); /* before the first write needs them */
     }
     writer_deliver(w);
-    timers_arm(w->client->timers, &w->tick, now_ms(w) + TICK_MS);
+    if (!list_empty(&w->dirty) || !list_empty(&w->room) || !list_empty(&w->all) || w->n_dirty > 0 ||
+        w->retire) {
+        tick_arm(w);
+    }
 }
 
 static void soon_pump(struct timer *timer)
@@ -739,6 +753,7 @@ static void wait_begin(struct writer *w, struct inode *in, struct writer_wait *w
     wait->upto = w->stamp;
     wait->started_ms = now_ms(w);
     list_init(&wait->node);
+    tick_arm(w);
 }
 
 void writer_wait_room(struct writer *w, struct writer_wait *wait)
