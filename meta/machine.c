@@ -454,6 +454,9 @@ static void apply_done(struct work *w)
 static void on_apply(void *ctx, uint64_t index, struct replica_entry *e)
 {
     struct machine *m = ctx;
+    if (m->options.observe != NULL && e->type == RAFT_LOG_COMMAND) {
+        m->options.observe(m->options.observe_ctx, index, e->term, BYTES(e->data, e->len));
+    }
     struct apply_job *j = list_first(&m->spare_applies, struct apply_job, node);
     if (j != NULL) {
         list_remove(&j->node);
@@ -898,11 +901,25 @@ void machine_stop(struct machine *m)
     timers_stop(m->options.timers, &m->refusals);
 }
 
+static void cancel_all(struct machine *m, struct list *from)
+{
+    struct proposal *p;
+    while ((p = list_first(from, struct proposal, node)) != NULL) {
+        list_remove(&p->node);
+        answer(m, p, ERR_CANCELLED, 0, NULL);
+    }
+}
+
 int machine_close(struct machine *m)
 {
     if (m == NULL) {
         return 0;
     }
+    m->stopping = true;
+    cancel_all(m, &m->pending);
+    cancel_all(m, &m->waiting);
+    cancel_all(m, &m->refused); /* last: the others may have added to it */
+    timers_stop(m->options.timers, &m->refusals);
     int rc = 0;
     if (m->fsm != NULL && m->log_worker != NULL) {
         rc = m->options.kv->ops->sync(m->options.kv);

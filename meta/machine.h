@@ -59,6 +59,9 @@ struct machine_options {
     struct bytes bootstrap;
     const struct machine_events *events;
     void *ctx;
+    /* Sees every committed command before it is applied, after a restart again: for tests. May be NULL. */
+    void (*observe)(void *ctx, uint64_t index, uint64_t term, struct bytes entry);
+    void *observe_ctx;
 };
 
 /* Opens log and state (blocking), replays nothing yet. *run_log and *run_store are what the two workers run with
@@ -70,7 +73,7 @@ void machine_run_store(void *machine, struct worker *w, struct list *works);
 int machine_start(struct machine *m, struct worker *log, struct worker *store);
 /* No callback of the service from now on; then close the workers, deliver what they finished, and close. */
 void machine_stop(struct machine *m);
-/* Syncs the state; its result. */
+/* Answers what is left with ERR_CANCELLED, syncs the state, and returns the result of that. */
 int machine_close(struct machine *m);
 
 void machine_propose(struct machine *m, struct proposal *p);
