@@ -63,6 +63,8 @@ static void statfs_fill(struct meta_service *s, struct buf *reply)
     registry_space(&s->registry, &total, &free_bytes);
     m->total = total / (p->k + p->m) * p->k;
     m->free = free_bytes / (p->k + p->m) * p->k;
+    m->inodes_free = m->free / 4096; /* no quota yet: as many as there is room for */
+    m->inodes += m->inodes_free;
     buf_clear(reply);
     SERVICE_PACK(cfs__statfs_reply, m, reply);
     cfs__statfs_reply__free_unpacked(m, NULL);
