@@ -25,7 +25,7 @@ enum {
     HOLDER_DEATHS_FREE = 5,      /* within HOLDER_DEATHS_MS and without progress; then it pauses */
     HOLDER_DEATHS_MS = 1000,
     HOLDER_PAUSE_MIN_MS = 50,
-    HOLDER_PAUSE_MAX_MS = 5000,
+    HOLDER_PAUSE_MAX_MS = 1000,
     HOLDER_UPGRADE_MS = 3000,    /* a worker that has not gone by then is killed: nothing is lost */
     HOLDER_PATH_MAX = 4096
 };
@@ -35,9 +35,9 @@ struct holder {
     int dev, life, worker_fd, lock_fd, control_fd;
     pid_t worker;
     bool worker_is_child;
-    uint64_t died_ms[HOLDER_DEATHS_FREE]; /* the last ones, in a ring */
+    uint64_t died_ms[HOLDER_DEATHS_FREE]; /* the last ones, in a ring, */
+    uint64_t answered[HOLDER_DEATHS_FREE]; /* and how many requests had been answered by then */
     unsigned n_deaths;
-    uint64_t answered_before;
     uint32_t pause_ms;
     char binary[HOLDER_PATH_MAX], run_dir[HOLDER_PATH_MAX], mount_point[HOLDER_PATH_MAX];
 };
@@ -134,7 +134,6 @@ static int worker_start(struct holder *h)
     }
     h->life = fd_move_up(pair[0]);
     h->arena.h->worker_starts++;
-    h->answered_before = h->arena.h->answered;
     const int fds[] = {h->dev, h->arena.fd, theirs, -1, h->lock_fd};
     pid_t pid = holder_spawn(&h->arena, "--worker", fds);
     close(theirs);
@@ -194,12 +193,15 @@ static bool is_fault(int signal_number)
 /* A worker that dies again and again without having answered anything burns a processor: it gets pauses. */
 static void pause_if_hopeless(struct holder *h)
 {
-    uint64_t now = clock_now_ms();
-    uint64_t *oldest = &h->died_ms[h->n_deaths++ % HOLDER_DEATHS_FREE];
+    uint64_t now = clock_now_ms(), answered = h->arena.h->answered;
+    unsigned oldest = h->n_deaths++ % HOLDER_DEATHS_FREE;
     bool often = h->n_deaths > HOLDER_DEATHS_FREE &&
-                 now - *oldest < HOLDER_DEATHS_MS + (uint64_t)HOLDER_DEATHS_FREE * h->pause_ms;
-    *oldest = now;
-    if (!often || h->arena.h->answered != h->answered_before) {
+                 now - h->died_ms[oldest] <
+                     HOLDER_DEATHS_MS + (uint64_t)HOLDER_DEATHS_FREE * h->pause_ms;
+    bool progress = answered != h->answered[oldest];
+    h->died_ms[oldest] = now;
+    h->answered[oldest] = answered;
+    if (!often || progress) {
         h->pause_ms = 0;
         return;
     }
