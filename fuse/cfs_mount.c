@@ -219,9 +219,6 @@ static int prepare(struct mounting *m, char *why)
     strcpy(m->o.mount_point, resolved);
     int rc = m->o.run_dir[0] ? snprintf(m->run_dir, sizeof m->run_dir, "%s", m->o.run_dir) < 0
                              : control_run_dir(CONTROL_RUN, resolved, m->run_dir, sizeof m->run_dir);
-    if (rc == 0) {
-        rc = make_directories(m->run_dir);
-    }
     if (rc < 0) {
         snprintf(why, MOUNTOPTS_TEXT_MAX, "run directory %.300s: %s", m->run_dir, strerror(-rc));
         return HOLDER_EXIT_SYSTEM;
@@ -229,6 +226,22 @@ static int prepare(struct mounting *m, char *why)
     ssize_t n = readlink("/proc/self/exe", m->binary, sizeof m->binary - 1);
     m->binary[n > 0 ? n : 0] = 0;
     return n > 0 ? 0 : HOLDER_EXIT_SYSTEM;
+}
+
+/* Earlier clients first: one that drains may have had the same run directory, and removes it when it goes. */
+static int claim(struct mounting *m, char *why)
+{
+    if (earlier_look(m->o.addresses, m->run_dir, m->o.mount_point, &m->earlier, why,
+                     MOUNTOPTS_TEXT_MAX) < 0) {
+        return HOLDER_EXIT_MOUNT;
+    }
+    int rc = make_directories(m->run_dir);
+    if (rc < 0) {
+        snprintf(why, MOUNTOPTS_TEXT_MAX, "run directory %.300s: %s", m->run_dir, strerror(-rc));
+        earlier_undo(&m->earlier);
+        return HOLDER_EXIT_SYSTEM;
+    }
+    return 0;
 }
 
 static void on_stop(int number)
@@ -261,9 +274,8 @@ static int mount_cfs(struct mounting *m)
     char why[MOUNTOPTS_TEXT_MAX] = "";
     int ready[2];
     int code = prepare(m, why);
-    if (code == 0 && earlier_look(m->o.addresses, m->run_dir, m->o.mount_point, &m->earlier, why,
-                                  sizeof why) < 0) {
-        code = HOLDER_EXIT_MOUNT;
+    if (code == 0) {
+        code = claim(m, why);
     }
     if (code == 0 && pipe2(ready, O_CLOEXEC) < 0) {
         code = HOLDER_EXIT_SYSTEM;
