@@ -15,8 +15,6 @@
 
 #include "base/clock.h"
 
-enum { CONTROL_RETRY_MS = 2000, CONTROL_RETRY_PAUSE_US = 5000 };
-
 int control_run_dir(const char *run, const char *mount_point, char *out, size_t out_bytes)
 {
     char name[CONTROL_PATH_MAX];
@@ -96,52 +94,16 @@ static int ask_once(const char *run_dir, const char *line, uint32_t timeout_ms, 
 }
 
 /* A holder that is just being replaced by another takes nothing for a moment: every command may be sent twice. */
-/* One try. -ECONNRESET also if the holder went before it answered. */
-static int ask_once(const char *run_dir, const char *line, uint64_t until, char *out,
-                    size_t out_bytes)
-{
-    int fd = control_connect(run_dir);
-    if (fd < 0) {
-        return fd;
-    }
-    size_t used = 0;
-    ssize_t n = send(fd, line, strlen(line), MSG_NOSIGNAL);
-    int rc = n < 0 || send(fd, "\n", 1, MSG_NOSIGNAL) < 0 ? -errno : 0;
-    while (rc == 0 && used + 1 < out_bytes) {
-        uint64_t now = clock_now_ms();
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (now >= until || poll(&p, 1, (int)(until - now)) == 0) {
-            rc = -ETIMEDOUT;
-            break;
-        }
-        n = read(fd, out + used, out_bytes - 1 - used);
-        if (n == 0) {
-            rc = used ? 0 : -ECONNRESET;
-            break;
-        }
-        rc = n < 0 && errno != EINTR ? -errno : 0;
-        used += n > 0 ? (size_t)n : 0;
-    }
-    out[used] = 0;
-    close(fd);
-    return rc;
-}
-
-/* A holder that is being replaced answers nobody for some milliseconds. */
-static bool is_between_holders(int rc)
-{
-    return rc == -ECONNRESET || rc == -ECONNREFUSED || rc == -EPIPE;
-}
-
 int control_ask(const char *run_dir, const char *line, uint32_t timeout_ms, char *out,
                 size_t out_bytes)
 {
-    uint64_t now = clock_now_ms(), until = now + timeout_ms;
-    uint64_t retry_until = now + (timeout_ms < CONTROL_RETRY_MS ? timeout_ms : CONTROL_RETRY_MS);
-    int rc = ask_once(run_dir, line, until, out, out_bytes);
-    while (is_between_holders(rc) && clock_now_ms() < retry_until) {
-        usleep(CONTROL_RETRY_PAUSE_US);
-        rc = ask_once(run_dir, line, until, out, out_bytes);
+    int rc = 0;
+    for (int i = 0; i < 20; i++) {
+        rc = ask_once(run_dir, line, timeout_ms, out, out_bytes);
+        if (rc != -ECONNRESET && rc != -ECONNREFUSED && rc != -EPIPE) {
+            break;
+        }
+        poll(NULL, 0, 100);
     }
     return rc;
 }
