@@ -69,7 +69,8 @@ static int ask_once(const char *run_dir, const char *line, uint32_t timeout_ms, 
         return fd;
     }
     size_t used = 0;
-    int rc = dprintf(fd, "%s\n", line) < 0 ? -errno : 0;
+    bool sent = send(fd, line, strlen(line), MSG_NOSIGNAL) >= 0 && send(fd, "\n", 1, MSG_NOSIGNAL) > 0;
+    int rc = sent ? 0 : -errno;
     uint64_t until = clock_now_ms() + timeout_ms;
     while (rc == 0 && used + 1 < out_bytes) {
         uint64_t now = clock_now_ms();
@@ -82,6 +83,7 @@ static int ask_once(const char *run_dir, const char *line, uint32_t timeout_ms, 
         if (n <= 0) {
             rc = n < 0 && errno != EINTR ? -errno : 0;
             if (n == 0) {
+                rc = used ? 0 : -ECONNRESET; /* every command has an answer */
                 break;
             }
             continue;
