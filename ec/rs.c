@@ -8,9 +8,10 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-/* Encoding is one call into isa-l with tables made once. Decoding needs the inverse of the rows that
- * are there, times the rows that are wanted: a few microseconds for 4+2, much more for wide codes. An erasure pattern
- * comes again and again while a server is down, so its tables are kept. */
+/* Encoding is one call into isa-l with tables made once. Decoding needs the inverse of the rows
+ * that are there, times the rows that are wanted: a few microseconds for 4+2, much more for wide
+ * codes. An erasure pattern comes again and again while a server is down, so its tables are kept.
+ */
 enum { DECODE_CACHE = 16, TABLE_BYTES = 32 }; /* isa-l expands a coefficient to 32 bytes */
 
 struct decode {

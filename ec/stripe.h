@@ -15,11 +15,11 @@
  *   COPY(c):  c bits, each holds all bytes, padded to 4 KiB; written as k = 1, m = c - 1.
  * COPY(c) is decoded as "any one": its encoding kind says so, not its k. */
 enum {
-    STRIPE_UNIT = 4096,             /* fragment lengths are multiples of this */
-    STRIPE_FRAGMENT_MAX = 1 << 20,  /* bytes of the longest fragment */
-    STRIPE_CRC_BLOCK = 65536,       /* bytes that one CRC32C covers; the last block may be short */
+    STRIPE_UNIT = 4096,            /* fragment lengths are multiples of this */
+    STRIPE_FRAGMENT_MAX = 1 << 20, /* bytes of the longest fragment */
+    STRIPE_CRC_BLOCK = 65536,      /* bytes that one CRC32C covers; the last block may be short */
     STRIPE_CRC_MAX = STRIPE_FRAGMENT_MAX / STRIPE_CRC_BLOCK,
-    STRIPE_SLOTS_MAX = 40           /* width of the widest placement group */
+    STRIPE_SLOTS_MAX = 40 /* width of the widest placement group */
 };
 
 enum stripe_kind { STRIPE_RS = 1, STRIPE_COPY = 2 };

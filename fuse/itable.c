@@ -9,8 +9,9 @@
 #include "fuse/writer.h"
 #include "meta.pb-c.h"
 
-/* Memory is counted per inode: the struct, its extents, its content. The least recently used one that
- * nobody needs goes first; the newest few always stay, since a caller may hold two pointers at once (rename). */
+/* Memory is counted per inode: the struct, its extents, its content. The least recently used one
+ * that nobody needs goes first; the newest few always stay, since a caller may hold two pointers at
+ * once (rename). */
 enum {
     KEEP_NEWEST = 64,
     EXTENTS_MAX = 16384, /* of one inode; beyond it only the newest answer is kept */
@@ -177,8 +178,8 @@ struct inode *itable_take_attr(struct itable *t, const Cfs__Attr *attr)
     if (in->attr_valid && attr->change < in->change) {
         return in;
     }
-    /* Inline content may have changed with the attributes; who knows the new one hands it in afterwards. A
-     * symlink's target never changes. */
+    /* Inline content may have changed with the attributes; who knows the new one hands it in
+     * afterwards. A symlink's target never changes. */
     if (in->content_valid && S_ISREG(attr->mode) &&
         (!in->attr_valid || attr->change != in->change || !(attr->flags & ATTR_INLINE))) {
         content_drop(in);
@@ -239,7 +240,8 @@ unsigned itable_extent_at(const struct inode *in, uint64_t offset)
     return low;
 }
 
-/* Takes [from, to) out of the array; an extent that covers both ends is split. Returns where that range now is. */
+/* Takes [from, to) out of the array; an extent that covers both ends is split. Returns where that
+ * range now is. */
 static unsigned cut(struct inode *in, uint64_t from, uint64_t to)
 {
     unsigned at = itable_extent_at(in, from);
@@ -330,7 +332,8 @@ static bool fill_extent(struct iextent *out, const Cfs__ExtentsReply *r, const C
     return true;
 }
 
-/* The server may say more than was asked for (an extent that begins before `from`): it is clipped. */
+/* The server may say more than was asked for (an extent that begins before `from`): it is clipped.
+ */
 static bool clip(struct iextent *e, uint64_t from, uint64_t to)
 {
     if (e->offset < from) {
@@ -359,8 +362,7 @@ void itable_take_extents(struct itable *t, struct inode *in, uint64_t from,
         return;
     }
     const bool joins = in->extents_to > in->extents_from && from >= in->extents_from &&
-                       from <= in->extents_to &&
-                       in->n_extents + r->n_extent <= EXTENTS_MAX;
+                       from <= in->extents_to && in->n_extents + r->n_extent <= EXTENTS_MAX;
     if (joins) {
         cut(in, from, UINT64_MAX); /* what was known behind it is asked for again */
     } else {
@@ -373,7 +375,8 @@ void itable_take_extents(struct itable *t, struct inode *in, uint64_t from,
         struct iextent e;
         if (!fill_extent(&e, r, r->extent[i])) {
             in->extents_to = last > r->extent[i]->offset ? last : r->extent[i]->offset;
-            return; /* known only up to the one that is wrong: the reader asks again, and gives up in the end */
+            return; /* known only up to the one that is wrong: the reader asks again, and gives up
+                       in the end */
         }
         if (!clip(&e, last, r->covered_to)) {
             continue;

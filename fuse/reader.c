@@ -9,29 +9,15 @@
 #include "fuse/reader_internal.h"
 
 /* A read, on its happy path:
- *   1 plan: extents of the range -> pieces, each in one block (or zeroes); blocks that are not cached are asked for
- *   2 when all are there, dirty pages decide: none in the range, and the answer points into the blocks; else the bytes
- *     are copied to private blocks and the pages laid over them
+ *   1 plan: extents of the range -> pieces, each in one block (or zeroes); blocks that are not
+ * cached are asked for 2 when all are there, dirty pages decide: none in the range, and the answer
+ * points into the blocks; else the bytes are copied to private blocks and the pages laid over them
  *   3 the blocks are pinned until reader_finish.
- * What can happen meanwhile: a page of the range is committed and dropped (planned again, since the extents that
- * were used are older); blocks fail (planned again after a pause, with fresh extents, until READER_LOST_MS, or at once EIO
- * when every failure was definite twice); the cache has no room (waits until others finish). */
+ * What can happen meanwhile: a page of the range is committed and dropped (planned again, since the
+ * extents that were used are older); blocks fail (planned again after a pause, with fresh extents,
+ * until READER_LOST_MS, or at once EIO when every failure was definite twice); the cache has no
+ * room (waits until others finish). */
 enum { FETCHES_MAX = 1000, STARVED_MS = 5, DEFINITE_TRIES = 2, SEQUENTIAL_SLACK = 1 << 20 };
-
-struct seek {
-    struct list node;
-    struct reader *r;
-    struct inode *in;
-    uint64_t at;
-    bool hole;
-    unsigned fetches;
-    struct writer_wait wait;
-    struct timer soon;
-    int rc;
-    uint64_t found;
-    void (*on_done)(void *ctx, int rc, uint64_t at);
-    void *ctx;
-};
 
 static uint64_t now_ms(const struct reader *r)
 {
@@ -290,7 +276,8 @@ static void blocks_there(struct job *job)
         job_plan(job);
         return;
     }
-    const bool over = job->from_content || writer_touches(r->client->writer, in, rr->offset, rr->bytes);
+    const bool over =
+        job->from_content || writer_touches(r->client->writer, in, rr->offset, rr->bytes);
     if (!over && answer_pointed(job)) {
         answer(job, 0);
     } else if (answer_copied(job)) {
@@ -325,7 +312,8 @@ static struct piece *piece_add(struct job *job)
     return p;
 }
 
-/* Pieces are collected first and hooked into their blocks afterwards: the array moves while it grows. */
+/* Pieces are collected first and hooked into their blocks afterwards: the array moves while it
+ * grows. */
 struct want {
     struct rstripe s;
     uint32_t fragment, index; /* fragment UINT32_MAX: zeroes */
@@ -430,8 +418,8 @@ static void fresh_add(struct reader *r, struct fresh *f, const struct want *want
     f->block[f->n++] = b;
 }
 
-/* Pins or makes the block of each piece and hooks the job in. The loads of new blocks start at the end, when every
- * piece waits: a load that fails at once tells them. False: no room. */
+/* Pins or makes the block of each piece and hooks the job in. The loads of new blocks start at the
+ * end, when every piece waits: a load that fails at once tells them. False: no room. */
 static bool hook(struct job *job, const struct want *want, bool *fresh)
 {
     struct reader *r = job->r;
@@ -532,7 +520,8 @@ static uint64_t ahead_range(struct reader *r, const struct inode *in, uint64_t f
             }
             const uint64_t in_stripe = e.stripe_offset + (at - e.offset);
             struct want want = {.s = s};
-            want.fragment = s.code.kind == STRIPE_COPY ? 0 : (uint32_t)(in_stripe / s.fragment_bytes);
+            want.fragment =
+                s.code.kind == STRIPE_COPY ? 0 : (uint32_t)(in_stripe / s.fragment_bytes);
             const uint64_t in_fragment = in_stripe - (uint64_t)want.fragment * s.fragment_bytes;
             want.index = (uint32_t)(in_fragment / BLOCK_BYTES);
             ahead_block(r, &f, &want);
@@ -551,8 +540,10 @@ static void read_ahead(struct job *job, uint64_t end)
     struct reader *r = job->r;
     struct inode *in = job->rr->inode;
     const uint64_t offset = job->rr->offset;
-    const uint64_t slack_low = in->read_next > SEQUENTIAL_SLACK ? in->read_next - SEQUENTIAL_SLACK : 0;
-    const bool goes_on = offset >= slack_low && offset <= in->read_next + SEQUENTIAL_SLACK && end > in->read_next;
+    const uint64_t slack_low =
+        in->read_next > SEQUENTIAL_SLACK ? in->read_next - SEQUENTIAL_SLACK : 0;
+    const bool goes_on =
+        offset >= slack_low && offset <= in->read_next + SEQUENTIAL_SLACK && end > in->read_next;
     if (goes_on) {
         in->read_streak++;
     } else if (end > in->read_next || offset < slack_low) {
@@ -637,7 +628,7 @@ void job_plan(struct job *job)
         return;
     }
     const uint64_t size = itable_size(in);
-    const uint64_t end = rr->offset >= size              ? rr->offset
+    const uint64_t end = rr->offset >= size               ? rr->offset
                          : size - rr->offset < rr->length ? size
                                                           : rr->offset + rr->length;
     rr->bytes = (uint32_t)(end - rr->offset);
@@ -709,86 +700,4 @@ unsigned reader_bad_fragments(struct reader *r, struct bad_fragment *out, unsign
     memmove(r->bad, r->bad + n, (r->n_bad - n) * sizeof *out);
     r->n_bad -= n;
     return n;
-}
-
-/* ---- seek ---- */
-
-static void seek_over(struct seek *s, int rc, uint64_t at)
-{
-    s->in->pins--;
-    s->on_done(s->ctx, rc, at);
-    free(s);
-}
-
-/* The first place at or after at that is data or hole, as far as extents are known; *known_to: asked for from there. */
-static bool seek_known(const struct seek *s, uint64_t size, uint64_t *at)
-{
-    const struct inode *in = s->in;
-    if (*at < in->extents_from || *at >= in->extents_to) {
-        return false;
-    }
-    for (unsigned i = itable_extent_at(in, *at); i < in->n_extents; i++) {
-        const struct iextent *e = &in->extent[i];
-        const bool data = e->kind == 1;
-        if (s->hole && (e->offset > *at || !data)) {
-            return true; /* a gap, or reserved space */
-        }
-        if (!s->hole && data) {
-            *at = e->offset > *at ? e->offset : *at;
-            return true;
-        }
-        *at = e->offset + e->length;
-    }
-    if (s->hole && *at < in->extents_to) {
-        return true;
-    }
-    *at = in->extents_to > *at ? in->extents_to : *at;
-    return *at >= size;
-}
-
-void seek_step(struct list *node, int rc)
-{
-    struct seek *s = list_entry(node, struct seek, node);
-    const struct inode *in = s->in;
-    const uint64_t size = itable_size(in);
-    if (rc != 0 || s->fetches++ > FETCHES_MAX) {
-        seek_over(s, rc == 0 || rc <= ERR_FIRST ? -EIO : rc, 0);
-    } else if (s->at >= size) {
-        seek_over(s, -ENXIO, 0);
-    } else if (in->attr_flags & 1) {
-        seek_over(s, 0, s->hole ? size : s->at);
-    } else {
-        uint64_t at = s->at;
-        if (seek_known(s, size, &at)) {
-            at = at < size ? at : size;
-            seek_over(s, !s->hole && at >= size ? -ENXIO : 0, at);
-        } else {
-            s->at = at; /* nothing of what is sought lies before */
-            layout_fetch(s->r, s->in, at < in->extents_to && at >= in->extents_from ? in->extents_to : at, NULL,
-                         &s->node);
-        }
-    }
-}
-
-static void seek_flushed(struct writer_wait *wait, int rc)
-{
-    struct seek *s = container_of(wait, struct seek, wait);
-    seek_step(&s->node, rc);
-}
-
-/* What is dirty is committed first: then extents say it all. */
-void reader_seek(struct reader *r, struct inode *in, uint64_t offset, bool hole,
-                 void (*on_done)(void *ctx, int rc, uint64_t at), void *ctx)
-{
-    struct seek *s = xcalloc(1, sizeof *s);
-    s->r = r;
-    s->in = in;
-    s->at = offset;
-    s->hole = hole;
-    s->on_done = on_done;
-    s->ctx = ctx;
-    s->wait.on_done = seek_flushed;
-    list_init(&s->node);
-    in->pins++;
-    writer_flush(r->client->writer, in, &s->wait);
 }

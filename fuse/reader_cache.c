@@ -50,7 +50,8 @@ unsigned cache_left(const struct reader *r)
     return r->n_free + r->n_lru;
 }
 
-struct block *block_find(const struct reader *r, const struct rstripe *s, uint32_t fragment, uint32_t index)
+struct block *block_find(const struct reader *r, const struct rstripe *s, uint32_t fragment,
+                         uint32_t index)
 {
     struct table_node *node = table_find(&r->index, key_of(s->pg, s->id, fragment, index));
     for (; node != NULL; node = table_next_same(node)) {
@@ -82,7 +83,8 @@ static struct block *take_free(struct reader *r)
     return b;
 }
 
-struct block *block_new(struct reader *r, const struct rstripe *s, uint32_t fragment, uint32_t index)
+struct block *block_new(struct reader *r, const struct rstripe *s, uint32_t fragment,
+                        uint32_t index)
 {
     struct block *b = take_free(r);
     if (b == NULL) {
@@ -137,14 +139,14 @@ void block_unpin(struct reader *r, struct block *b)
     r->n_free++;
 }
 
-/* Tells those waiters that `which` names; a waiter may do anything but free the block, which is pinned. */
+/* Tells those waiters that `which` names; a waiter may do anything but free the block, which is
+ * pinned. */
 static void tell(struct reader *r, struct block *b, bool direct_only, int rc)
 {
     block_pin(r, b);
     struct list mine;
     list_init(&mine);
-    list_for_each_safe(node, follow, &b->waiters)
-    {
+    list_for_each_safe (node, follow, &b->waiters) {
         struct bwait *wait = list_entry(node, struct bwait, node);
         if (wait->direct || !direct_only) {
             list_remove(&wait->node);

@@ -13,12 +13,13 @@
  *   reader_cache.c  blocks of 64 KiB in the arena's cache region
  *   reader_load.c   GETs, checks, hedges; decoding
  *
- * A block is a CRC block of one fragment of one stripe. The bytes of a stripe never change, so the cache is never
- * stale; for copies there is one block, whichever copy it came from.
+ * A block is a CRC block of one fragment of one stripe. The bytes of a stripe never change, so the
+ * cache is never stale; for copies there is one block, whichever copy it came from.
  *
- * A block that is loading has sources: loads (GETs) and at most one decode. It becomes valid by the first that
- * succeeds and fails when the last has failed. A decode takes its helpers only from blocks that are valid or loading
- * directly, never from those that wait for another decode: so there are no cycles. */
+ * A block that is loading has sources: loads (GETs) and at most one decode. It becomes valid by the
+ * first that succeeds and fails when the last has failed. A decode takes its helpers only from
+ * blocks that are valid or loading directly, never from those that wait for another decode: so
+ * there are no cycles. */
 enum {
     BLOCK_BYTES = STRIPE_CRC_BLOCK,
     LOAD_BLOCKS = STRIPE_CRC_MAX,
@@ -44,18 +45,18 @@ struct block {
     struct list waiters;    /* struct bwait, while loading */
     uint64_t stripe;
     uint32_t pg, fragment, index;
-    uint32_t bytes;         /* of it that exist */
-    uint8_t state;          /* enum block_state */
+    uint32_t bytes; /* of it that exist */
+    uint8_t state;  /* enum block_state */
     bool decoding;
     unsigned loads, pins;
-    int rc;                 /* why the last source failed */
+    int rc; /* why the last source failed */
 };
 
 struct bwait {
     struct list node;
-    struct block *block;    /* pinned */
-    bool direct;            /* does not wait for decoding */
-    void *owner;            /* struct helper or struct piece */
+    struct block *block; /* pinned */
+    bool direct;         /* does not wait for decoding */
+    void *owner;         /* struct helper or struct piece */
     void (*on_block)(struct bwait *wait, int rc);
 };
 
@@ -88,8 +89,8 @@ struct decode_job {
     struct reader *r;
     struct rstripe s;
     uint32_t fragment;
-    bool running;         /* out of the queue: its helpers count */
-    unsigned n, busy;     /* busy: inside decode_step */
+    bool running;     /* out of the queue: its helpers count */
+    unsigned n, busy; /* busy: inside decode_step */
     uint64_t asked, ready;
     bool unsure, finished; /* unsure: some helper may be there later */
     struct block *target[LOAD_BLOCKS];
@@ -108,13 +109,13 @@ struct job {
     struct read_request *rr;
     struct piece *piece;
     unsigned n_pieces, cap, pending;
-    struct block **own;  /* private blocks that the answer was copied to */
+    struct block **own; /* private blocks that the answer was copied to */
     unsigned n_own;
-    uint64_t cost;       /* blocks reserved */
+    uint64_t cost;            /* blocks reserved */
     uint64_t started_ms, end; /* end: of the bytes to give */
     uint32_t pages_dropped;
     int rc;
-    bool sure;           /* all failures were definite */
+    bool sure; /* all failures were definite */
     bool from_content, done;
     unsigned failures, fetches;
     struct timer retry;
@@ -156,8 +157,10 @@ struct reader {
 void cache_init(struct reader *r);
 void cache_release(struct reader *r);
 uint8_t *block_data(const struct reader *r, const struct block *b);
-struct block *block_find(const struct reader *r, const struct rstripe *s, uint32_t fragment, uint32_t index);
-struct block *block_new(struct reader *r, const struct rstripe *s, uint32_t fragment, uint32_t index); /* pinned, loading; NULL: none left */
+struct block *block_find(const struct reader *r, const struct rstripe *s, uint32_t fragment,
+                         uint32_t index);
+struct block *block_new(struct reader *r, const struct rstripe *s, uint32_t fragment,
+                        uint32_t index);       /* pinned, loading; NULL: none left */
 struct block *block_private(struct reader *r); /* pinned */
 void block_pin(struct reader *r, struct block *b);
 void block_unpin(struct reader *r, struct block *b);
@@ -173,8 +176,10 @@ void loads_release(struct reader *r);
 bool stripe_of_extent(const struct iextent *e, struct rstripe *out);
 
 /* reader_layout.c */
-/* Starts, or joins, what makes [from, ...) of the inode known; the job is planned again when it is there. */
-void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job, struct list *seek);
+/* Starts, or joins, what makes [from, ...) of the inode known; the job is planned again when it is
+ * there. */
+void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job,
+                  struct list *seek);
 void content_fetch(struct reader *r, struct inode *in, struct job *job);
 void layouts_release(struct reader *r);
 

@@ -7,15 +7,14 @@
 #include "meta.pb-c.h"
 #include "proto/methods.h"
 
-/* What is not cached of an inode yet: its extents, or its attributes with inline content. One fetch of a kind is under way
- * per inode; jobs that need it wait for it and are planned again. An answer that a commit has overtaken
- * (inode.layout went up) is thrown away, and the plan asks again. */
+/* What is not cached of an inode yet: its extents, or its attributes with inline content. One fetch
+ * of a kind is under way per inode; jobs that need it wait for it and are planned again. An answer
+ * that a commit has overtaken (inode.layout went up) is thrown away, and the plan asks again. */
 enum { EXTENTS_ASK = 4096, EXTENTS_APPEND_MAX = 8192 };
 
 static struct lfetch *fetch_find(struct reader *r, const struct inode *in, uint16_t method)
 {
-    list_for_each(node, &r->fetches)
-    {
+    list_for_each (node, &r->fetches) {
         struct lfetch *f = list_entry(node, struct lfetch, node);
         if (f->inode == in && f->read.method == method) {
             return f;
@@ -86,7 +85,8 @@ static void layout_done(struct session_read *read)
     fetch_over(f, rc);
 }
 
-/* Where to ask from: files of few extents become known as a whole, and stay so; of larger ones a window. */
+/* Where to ask from: files of few extents become known as a whole, and stay so; of larger ones a
+ * window. */
 static uint64_t ask_from(const struct inode *in, uint64_t at)
 {
     if (in->extents_to <= in->extents_from) {
@@ -99,7 +99,8 @@ static uint64_t ask_from(const struct inode *in, uint64_t at)
     return at;
 }
 
-void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job, struct list *seek)
+void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job,
+                  struct list *seek)
 {
     struct lfetch *f = fetch_find(r, in, METHOD_EXTENTS);
     const bool fresh = f == NULL;

@@ -9,9 +9,10 @@
 #include "fuse/reader_internal.h"
 #include "proto/methods.h"
 
-/* Getting blocks. A load is one GET of neighbouring blocks of one fragment. What it does not bring (the server is
- * down, the fragment is missing or fails its CRC, it takes longer than nearly all others do) comes from another copy, or is
- * decoded from the same blocks of any k other fragments. */
+/* Getting blocks. A load is one GET of neighbouring blocks of one fragment. What it does not bring
+ * (the server is down, the fragment is missing or fails its CRC, it takes longer than nearly all
+ * others do) comes from another copy, or is decoded from the same blocks of any k other fragments.
+ */
 
 bool stripe_of_extent(const struct iextent *e, struct rstripe *out)
 {
@@ -166,8 +167,7 @@ static void decode_lost(struct load *l, struct block *const lost[], unsigned n)
     unsigned n_wanted = 0;
     for (unsigned i = 0; i < n; i++) {
         bool by_others = !l->helper;
-        list_for_each(node, &lost[i]->waiters)
-        {
+        list_for_each (node, &lost[i]->waiters) {
             by_others = by_others || !list_entry(node, struct bwait, node)->direct;
         }
         if (by_others) {
@@ -179,8 +179,8 @@ static void decode_lost(struct load *l, struct block *const lost[], unsigned n)
     }
 }
 
-/* What this load did not bring. Goes on with another copy, or by decoding; users of the blocks are told of a
- * failure only when nothing is left. */
+/* What this load did not bring. Goes on with another copy, or by decoding; users of the blocks are
+ * told of a failure only when nothing is left. */
 static void load_lost(struct load *l, struct block *const lost[], unsigned n, int rc)
 {
     struct reader *r = l->r;
@@ -222,8 +222,8 @@ static bool answer_fits(const struct load *l, const Cfs__FragmentGetReply *reply
     for (unsigned i = 0; i < l->n; i++) {
         want += l->block[i]->bytes;
     }
-    return reply->fragment_bytes == l->s.fragment_bytes && reply->offset == l->first * BLOCK_BYTES &&
-           payload >= want && reply->n_crc >= l->n;
+    return reply->fragment_bytes == l->s.fragment_bytes &&
+           reply->offset == l->first * BLOCK_BYTES && payload >= want && reply->n_crc >= l->n;
 }
 
 static unsigned take_blocks(struct load *l, const struct got *got, struct block *lost[])
@@ -409,7 +409,8 @@ static void helper_block(struct bwait *wait, int rc)
 }
 
 /* New neighbouring blocks go into one GET. */
-static void start_fresh(struct decode_job *d, uint32_t fragment, struct block *const fresh[], unsigned n)
+static void start_fresh(struct decode_job *d, uint32_t fragment, struct block *const fresh[],
+                        unsigned n)
 {
     unsigned from = 0;
     for (unsigned i = 1; i <= n; i++) {
@@ -479,7 +480,8 @@ static bool slot_reachable(const struct decode_job *d, unsigned fragment)
     return pg != NULL && slot >= 0 && slot < pg->width && tables_reachable(t, pg->slot[slot]);
 }
 
-/* The next fragment to ask for: what is in the cache costs nothing; then what can be reached. -1: none left. */
+/* The next fragment to ask for: what is in the cache costs nothing; then what can be reached. -1:
+ * none left. */
 static int next_helper(struct decode_job *d)
 {
     const unsigned n = (unsigned)d->s.code.k + d->s.code.m;
@@ -576,7 +578,8 @@ static void decode_step(struct decode_job *d)
     }
 }
 
-/* Blocks of the cache that all helpers of running decodes may take together; one decode always runs. */
+/* Blocks of the cache that all helpers of running decodes may take together; one decode always
+ * runs. */
 static unsigned helper_budget(const struct reader *r)
 {
     return r->n_blocks / 4;
@@ -620,7 +623,8 @@ static void decode_queue(struct reader *r, const struct rstripe *s, struct block
 }
 
 /* In pieces that the budget lets through. */
-static void decode_start(struct reader *r, const struct rstripe *s, struct block *const block[], unsigned n)
+static void decode_start(struct reader *r, const struct rstripe *s, struct block *const block[],
+                         unsigned n)
 {
     struct block *wanted[LOAD_BLOCKS];
     unsigned n_wanted = 0, chunk = helper_budget(r) / s->code.k;

@@ -12,9 +12,10 @@
 #include "meta.pb-c.h"
 #include "proto/methods.h"
 
-/* A server is usable when the table says so and this client did not find otherwise. What it found: a broken or
- * refused connection, or a call that ran out of time (a stopped process still accepts connections, so a connection
- * alone proves nothing). A server that was found down is asked by a ping until it answers one. */
+/* A server is usable when the table says so and this client did not find otherwise. What it found:
+ * a broken or refused connection, or a call that ran out of time (a stopped process still accepts
+ * connections, so a connection alone proves nothing). A server that was found down is asked by a
+ * ping until it answers one. */
 enum {
     SERVER_UP = 1,
     SERVER_FULL = 4,
@@ -54,8 +55,8 @@ struct tables {
     struct session_read read;
     bool reading, again;
     struct buf request;
-    struct list waiters;       /* struct fetch_waiter: told by the fetch under way */
-    struct list later;         /* asked during it: told by the next one */
+    struct list waiters; /* struct fetch_waiter: told by the fetch under way */
+    struct list later;   /* asked during it: told by the next one */
     struct timer probe;
 };
 
@@ -201,10 +202,12 @@ static void take_server(struct tables *t, const Cfs__ServerRow *row)
     }
 }
 
-/* Rows come from the network: one that cannot be right is left out, and its group is then unknown. */
+/* Rows come from the network: one that cannot be right is left out, and its group is then unknown.
+ */
 static void take_pg(struct tables *t, const Cfs__PgRow *row)
 {
-    if (row->n_slot > SLOTS || row->n_old_slot > SLOTS || row->k > UINT8_MAX || row->m > UINT8_MAX) {
+    if (row->n_slot > SLOTS || row->n_old_slot > SLOTS || row->k > UINT8_MAX ||
+        row->m > UINT8_MAX) {
         return;
     }
     struct pg_entry *e = pg_find(t, row->id);

@@ -7,7 +7,8 @@
 /* Servers and placement groups as the metadata server last said, and a peer per chunk server. */
 struct tables *tables_new(struct client *c);
 void tables_free(struct tables *t);
-/* Fetches the table (again); on_done when it is there. Also called by the session's EVENT_TABLES. */
+/* Fetches the table (again); on_done when it is there. Also called by the session's EVENT_TABLES.
+ */
 void tables_fetch(struct tables *t, void (*on_done)(void *ctx, int rc), void *ctx);
 uint32_t tables_version(const struct tables *t);
 
@@ -19,9 +20,11 @@ struct pg {
 };
 const struct pg *tables_pg(const struct tables *t, uint32_t pg); /* NULL: unknown, fetch */
 struct peer *tables_peer(struct tables *t, uint32_t server);     /* NULL: unknown */
-/* Slots of the group that take new fragments: up by the table, and not found dead or full by this client. */
+/* Slots of the group that take new fragments: up by the table, and not found dead or full by this
+ * client. */
 uint64_t tables_up(const struct tables *t, const struct pg *pg);
-/* Slots that would take them but for space: up, and full by the table or by what this client found. */
+/* Slots that would take them but for space: up, and full by the table or by what this client found.
+ */
 uint64_t tables_full(const struct tables *t, const struct pg *pg);
 /* The table says up and this client did not find it down: worth asking for a fragment. */
 bool tables_reachable(const struct tables *t, uint32_t server);

@@ -9,14 +9,14 @@
 #include "base/err.h"
 #include "fuse/writer_internal.h"
 
-/* The calls of writer.h: what comes in, who waits for what, and when something is started. The happy path:
- *   1 writer_write copies into pages (writer_pages.c) and notes size and time
- *   2 a full run starts a stripe at once; a flush, age or pressure set a barrier and start the rest (writer_plan.c)
- *   3 fragments are on their servers: the stripe is ready (writer_stripe.c)
- *   4 a commit takes what is ready (writer_commit.c); its pages are clean, the barrier counts down
- *   5 the barrier is at zero: those who waited for it are told.
- * Who waits is called back from the loop, never from inside a call of this header: what is settled by a call is put into
- * `settled`, and told by a timer that is due at once. */
+/* The calls of writer.h: what comes in, who waits for what, and when something is started. The
+ * happy path: 1 writer_write copies into pages (writer_pages.c) and notes size and time 2 a full
+ * run starts a stripe at once; a flush, age or pressure set a barrier and start the rest
+ * (writer_plan.c) 3 fragments are on their servers: the stripe is ready (writer_stripe.c) 4 a
+ * commit takes what is ready (writer_commit.c); its pages are clean, the barrier counts down 5 the
+ * barrier is at zero: those who waited for it are told. Who waits is called back from the loop,
+ * never from inside a call of this header: what is settled by a call is put into `settled`, and
+ * told by a timer that is due at once. */
 enum { WAIT_FLUSH, WAIT_QUIESCE_FLUSH, WAIT_QUIESCE, WAIT_ROOM, WAIT_ALL };
 
 static uint64_t now_ms(const struct writer *w)
@@ -41,14 +41,14 @@ static void settle(struct writer *w, struct writer_wait *wait, int rc)
     list_add_tail(&w->settled, &wait->node);
 }
 
-static void deliver_soon(struct writer *w)
+void writer_deliver_soon(struct writer *w)
 {
     if (!list_empty(&w->settled) && !timer_armed(&w->soon)) {
         timers_arm(w->client->timers, &w->soon, now_ms(w));
     }
 }
 
-static bool has_room(const struct writer *w, unsigned pages)
+bool writer_has_room(const struct writer *w, unsigned pages)
 {
     const unsigned dirty_max = w->n_pages - w->n_pages / 4;
     return pages_room(w) >= pages + ALLOC_RESERVE && w->n_dirty + pages <= dirty_max;
@@ -63,8 +63,7 @@ static void wake_room(struct writer *w, int rc)
 
 static bool all_settled(const struct writer *w, uint64_t upto)
 {
-    list_for_each(node, &w->dirty)
-    {
+    list_for_each (node, &w->dirty) {
         const struct winode *wi = list_entry(node, struct winode, node);
         if (winode_is_dirty(wi) && wi->settled_to < upto) {
             return false;
@@ -75,8 +74,7 @@ static bool all_settled(const struct writer *w, uint64_t upto)
 
 static void wake_all(struct writer *w, int rc)
 {
-    list_for_each_safe(node, follow, &w->all)
-    {
+    list_for_each_safe (node, follow, &w->all) {
         struct writer_wait *wait = list_entry(node, struct writer_wait, node);
         if (rc != 0 || all_settled(w, wait->upto)) {
             settle(w, wait, rc);
@@ -86,7 +84,8 @@ static void wake_all(struct writer *w, int rc)
 
 void writer_deliver(struct writer *w)
 {
-    const bool room = has_room(w, w->n_pages / 16) && w->n_free_records > 0 && w->credit_short_ms == 0;
+    const bool room =
+        writer_has_room(w, w->n_pages / 16) && w->n_free_records > 0 && w->credit_short_ms == 0;
     if (room || w->space_rc != 0) { /* who is short of credit is woken by the tick */
         wake_room(w, 0);
     }
@@ -187,7 +186,7 @@ static bool held(const struct winode *wi)
     return wi->holders > flushing;
 }
 
-static bool nothing_under_way(const struct winode *wi)
+bool winode_quiet(const struct winode *wi)
 {
     return wi->n_stripes == 0 && wi->n_ready == 0 && wi->n_commits == 0;
 }
@@ -215,8 +214,7 @@ static void barrier_passed(struct winode *wi)
     wi->barrier_on = false;
     wi->settled_to = wi->barrier;
     wi->dirty_since_ms = now_ms(w);
-    list_for_each_safe(node, follow, &wi->waiters)
-    {
+    list_for_each_safe (node, follow, &wi->waiters) {
         struct writer_wait *wait = list_entry(node, struct writer_wait, node);
         if (wait->kind == WAIT_QUIESCE) {
             continue;
@@ -253,9 +251,8 @@ static void settle_waiters(struct winode *wi)
         wi->barrier = w->stamp;
         barrier_passed(wi);
     }
-    if (nothing_under_way(wi)) {
-        list_for_each_safe(node, follow, &wi->waiters)
-        {
+    if (winode_quiet(wi)) {
+        list_for_each_safe (node, follow, &wi->waiters) {
             struct writer_wait *wait = list_entry(node, struct writer_wait, node);
             if (wait->kind == WAIT_QUIESCE) {
                 settle(w, wait, 0);
@@ -267,8 +264,8 @@ static void settle_waiters(struct winode *wi)
 void winode_changed(struct winode *wi)
 {
     struct writer *w = wi->w;
-    if (wi->meta_since != 0 && wi->n_commits == 0 && wi->inode != NULL && wi->inode->dirty != NULL &&
-        wi->inode->dirty->flags == 0) {
+    if (wi->meta_since != 0 && wi->n_commits == 0 && wi->inode != NULL &&
+        wi->inode->dirty != NULL && wi->inode->dirty->flags == 0) {
         wi->meta_since = 0; /* a command has set what was to be told */
     }
     settle_waiters(wi);
@@ -281,8 +278,8 @@ void winode_changed(struct winode *wi)
     if (dirty) {
         tick_arm(w);
     }
-    deliver_soon(w);
-    if (!dirty && wi->n_clean == 0 && wi->holders == 0 && nothing_under_way(wi) &&
+    writer_deliver_soon(w);
+    if (!dirty && wi->n_clean == 0 && wi->holders == 0 && winode_quiet(wi) &&
         list_empty(&wi->waiters) && !wi->fetching) {
         winode_free(wi);
     }
@@ -336,8 +333,7 @@ void winode_fail(struct winode *wi, int rc)
     wi->barrier_on = wi->start_again = false;
     wi->retry_at_ms = now_ms(w) + RETRY_MS;
     wi->dirty_since_ms = 0; /* as old as can be: tried again by age */
-    list_for_each_safe(node, follow, &wi->waiters)
-    {
+    list_for_each_safe (node, follow, &wi->waiters) {
         struct writer_wait *wait = list_entry(node, struct writer_wait, node);
         if (wait->kind != WAIT_QUIESCE) {
             settle(w, wait, rc <= ERR_FIRST ? -EIO : rc);
@@ -349,8 +345,7 @@ void winode_fail(struct winode *wi, int rc)
 void writer_session_ended(struct writer *w)
 {
     w->ended = true;
-    list_for_each(node, &w->dirty)
-    {
+    list_for_each (node, &w->dirty) {
         winode_fail(list_entry(node, struct winode, node), -EIO);
     }
     wake_room(w, -EIO);
@@ -419,15 +414,15 @@ void writer_pump_pending(struct writer *w)
     }
 }
 
-/* All that is idle belongs to a run that goes on, and stripes of it are on their way: a flush would only cut it
- * into shorter stripes. */
+/* All that is idle belongs to a run that goes on, and stripes of it are on their way: a flush would
+ * only cut it into shorter stripes. */
 static bool is_streaming(const struct winode *wi)
 {
     return (wi->n_stripes > 0 || !list_empty(&wi->pending)) &&
            wi->n_idle <= wi->run_to - wi->run_from + 1;
 }
 
-static void pressure(struct writer *w)
+void writer_pressure(struct writer *w)
 {
     struct list mine;
     list_take_all(&w->dirty, &mine);
@@ -449,8 +444,7 @@ static void pressure(struct writer *w)
 static void late(struct writer *w, struct list *waiters)
 {
     const uint32_t limit = w->client->deadline_ms;
-    list_for_each_safe(node, follow, waiters)
-    {
+    list_for_each_safe (node, follow, waiters) {
         struct writer_wait *wait = list_entry(node, struct writer_wait, node);
         if (limit != 0 && now_ms(w) - wait->started_ms >= limit) {
             settle(w, wait, -EIO); /* what is dirty stays, and is tried again */
@@ -602,135 +596,10 @@ void writer_rebuild(struct writer *w)
     while (!list_empty(&mine)) {
         struct winode *wi = list_first(&mine, struct winode, node);
         wi->settled_to = 0;
-        winode_changed(wi); /* not flushed by age at once only because the clock is young: dirty_since is 0 */
+        winode_changed(
+            wi); /* not flushed by age at once only because the clock is young: dirty_since is 0 */
     }
     w->retire = true;
-}
-
-/* ---- writing ---- */
-
-static struct arena_inode *record_get(struct winode *wi)
-{
-    struct writer *w = wi->w;
-    if (wi->inode->dirty == NULL) {
-        struct arena_inode *record = &w->arena->inode[w->free_record[--w->n_free_records]];
-        record->size = 0;
-        record->mtime = 0;
-        record->flags = 0;
-        record->error = 0;
-        record->errors = 0;
-        arena_publish64(&record->ino, wi->ino);
-        wi->inode->dirty = record;
-    }
-    return wi->inode->dirty;
-}
-
-/* Whether the bytes may be acknowledged: 0, -EAGAIN or the error. */
-static int admit(struct writer *w, const struct inode *in, uint64_t pages)
-{
-    if (w->ended) {
-        return -EIO;
-    }
-    if (w->space_rc != 0) {
-        return w->space_rc;
-    }
-    const uint64_t raw = (w->n_dirty + pages) * PAGE_BYTES * (w->client->policy.m + 1u);
-    const uint64_t left = w->credit > w->credit_used ? w->credit - w->credit_used : 0;
-    if (raw > left) {
-        if (w->credit_short_ms == 0) {
-            w->credit_short_ms = now_ms(w) + 1;
-        }
-        pressure(w);
-        return now_ms(w) + 1 - w->credit_short_ms >= CREDIT_WAIT_MS ? -ENOSPC : -EAGAIN;
-    }
-    w->credit_short_ms = 0;
-    if (!has_room(w, (unsigned)pages) || (in->dirty == NULL && w->n_free_records == 0)) {
-        pressure(w);
-        return -EAGAIN;
-    }
-    if (w->n_dirty > w->n_pages / 2) {
-        pressure(w);
-    }
-    return 0;
-}
-
-static void note_meta(struct winode *wi, uint64_t end, unsigned flags)
-{
-    struct arena_inode *record = record_get(wi);
-    uint32_t set = record->flags | ARENA_INODE_MTIME;
-    record->mtime = (int64_t)clock_wall_ns();
-    if (end > itable_size(wi->inode)) {
-        arena_publish64(&record->size, end);
-        set |= ARENA_INODE_SIZE;
-    }
-    if (flags & WRITER_KILL_PRIV) {
-        set |= ARENA_INODE_KILL_PRIV;
-    }
-    arena_publish32(&record->flags, set);
-    wi->meta_stamp = wi->w->stamp;
-    if (wi->meta_since == 0) {
-        wi->meta_since = wi->w->stamp;
-    }
-}
-
-/* Extends the run of contiguous whole pages, or begins another. */
-static void note_run(struct winode *wi, uint64_t offset, uint64_t end)
-{
-    const uint64_t first = (offset + PAGE_BYTES - 1) / PAGE_BYTES, last = end / PAGE_BYTES;
-    const bool goes_on = offset / PAGE_BYTES <= wi->run_to && first >= wi->run_from && end / PAGE_BYTES >= wi->run_to;
-    if (!goes_on) {
-        wi->run_from = first;
-        wi->run_to = first;
-    }
-    if (last > wi->run_to) {
-        wi->run_to = last;
-    }
-}
-
-static void put_bytes(struct winode *wi, uint64_t offset, struct bytes data)
-{
-    const uint64_t end = offset + data.len;
-    for (uint64_t at = offset; at < end;) {
-        const uint64_t number = at / PAGE_BYTES, base = number * PAGE_BYTES;
-        const uint64_t to = end - base < PAGE_BYTES ? end - base : PAGE_BYTES;
-        pages_put(wi, number, (unsigned)(at - base), (unsigned)to, data.data + (at - offset));
-        at = base + to;
-    }
-}
-
-int writer_write(struct writer *w, struct inode *in, uint64_t offset, struct bytes data, unsigned flags)
-{
-    if (data.len == 0) {
-        return 0;
-    }
-    if (offset > INT64_MAX || data.len > INT64_MAX - offset) {
-        return -EFBIG;
-    }
-    if (!in->attr_valid) {
-        return -ENODATA;
-    }
-    const uint64_t end = offset + data.len;
-    const int rc = admit(w, in, (end - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
-    if (rc != 0) {
-        return rc;
-    }
-    struct winode *wi = winode_get(w, in);
-    const bool was_dirty = winode_is_dirty(wi);
-    w->stamp++;
-    if (commit_server_inline(wi) && commit_load_content(wi) != 0) {
-        winode_changed(wi);
-        return -ENODATA;
-    }
-    put_bytes(wi, offset, data);
-    note_meta(wi, end, flags);
-    if (!was_dirty) {
-        wi->dirty_since_ms = now_ms(w);
-        wi->settled_to = w->stamp - 1;
-    }
-    note_run(wi, offset, end);
-    writer_pump(wi);
-    winode_changed(wi);
-    return 0;
 }
 
 void writer_credit(struct writer *w, uint64_t credit_bytes)
@@ -739,7 +608,7 @@ void writer_credit(struct writer *w, uint64_t credit_bytes)
     w->credit_used = 0;
     if (!list_empty(&w->room)) {
         wake_room(w, 0);
-        deliver_soon(w);
+        writer_deliver_soon(w);
     }
 }
 
@@ -762,7 +631,7 @@ void writer_wait_room(struct writer *w, struct writer_wait *wait)
     list_add_tail(&w->room, &wait->node);
     if (w->ended || w->space_rc != 0) {
         wake_room(w, 0);
-        deliver_soon(w);
+        writer_deliver_soon(w);
     }
 }
 
@@ -777,7 +646,7 @@ void writer_flush(struct writer *w, struct inode *in, struct writer_wait *wait)
     struct winode *wi = winode_find(in);
     if (wi == NULL || !winode_is_dirty(wi) || w->ended) {
         settle(w, wait, w->ended ? -EIO : 0);
-        deliver_soon(w);
+        writer_deliver_soon(w);
         return;
     }
     list_add_tail(&wi->waiters, &wait->node);
@@ -807,8 +676,7 @@ void writer_flush_all(struct writer *w, struct writer_wait *wait)
     if (w->ended) {
         settle(w, wait, -EIO);
     }
-    list_for_each(node, &w->dirty)
-    {
+    list_for_each (node, &w->dirty) {
         struct winode *wi = list_entry(node, struct winode, node);
         wi->retry_at_ms = 0;
         if (winode_is_dirty(wi)) {
@@ -850,60 +718,7 @@ void writer_resume(struct writer *w, struct inode *in)
     wi->holders--;
     writer_pump(wi);
     winode_changed(wi);
-    deliver_soon(w);
-}
-
-/* ---- taking bytes out ---- */
-
-void writer_truncate(struct writer *w, struct inode *in, uint64_t size)
-{
-    writer_discard(w, in, size, UINT64_MAX - size);
-    struct winode *wi = winode_find(in);
-    if (wi == NULL || in->dirty == NULL) {
-        return;
-    }
-    /* The command has set the size. */
-    const uint32_t flags = in->dirty->flags & ~(uint32_t)ARENA_INODE_SIZE;
-    arena_publish32(&in->dirty->flags, flags);
-    if (flags == 0) {
-        wi->meta_since = 0;
-    }
-    wi->run_from = wi->run_to = 0;
-    winode_changed(wi);
-}
-
-void writer_discard(struct writer *w, struct inode *in, uint64_t offset, uint64_t length)
-{
-    struct winode *wi = winode_find(in);
-    if (wi == NULL) {
-        return;
-    }
-    const uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
-    pages_drop(wi, &wi->idle, offset, end);
-    pages_drop(wi, &wi->clean, offset, end);
-    winode_changed(wi);
-    deliver_soon(w);
-}
-
-void writer_drop_clean(struct writer *w, struct inode *in, uint64_t offset, uint64_t length)
-{
-    struct winode *wi = winode_find(in);
-    if (wi == NULL) {
-        return;
-    }
-    const uint64_t end = length > UINT64_MAX - offset ? UINT64_MAX : offset + length;
-    pages_drop(wi, &wi->clean, offset, end);
-    winode_changed(wi);
-    deliver_soon(w);
-}
-
-void writer_forget(struct writer *w, struct inode *in)
-{
-    struct winode *wi = winode_find(in);
-    if (wi != NULL) {
-        winode_forget(wi);
-        deliver_soon(w);
-    }
+    writer_deliver_soon(w);
 }
 
 void writer_outline(struct writer *w, struct inode *in, struct writer_wait *wait)
@@ -924,47 +739,4 @@ void writer_outline(struct writer *w, struct inode *in, struct writer_wait *wait
     if (in->writer_state != NULL) {
         winode_changed(in->writer_state);
     }
-}
-
-/* ---- looking ---- */
-
-uint64_t writer_next_dirty(struct writer *w, const struct inode *in, uint64_t offset)
-{
-    const struct winode *wi = in->writer_state;
-    uint64_t next = UINT64_MAX;
-    if (wi == NULL) {
-        return next;
-    }
-    const struct list *lists[] = {&wi->idle, &wi->flight};
-    for (unsigned i = 0; i < array_count(lists); i++) {
-        for (struct list *node = lists[i]->next; node != lists[i]; node = node->next) {
-            const uint32_t p = page_index(w, list_entry(node, struct wpage, at));
-            const uint64_t base = page_number(w, p) * PAGE_BYTES;
-            const uint64_t from = base + page_from(w, p), to = base + page_to(w, p);
-            if (to > offset) {
-                const uint64_t at = from > offset ? from : offset;
-                next = at < next ? at : next;
-            }
-        }
-    }
-    return next;
-}
-
-bool writer_dirty(const struct inode *in)
-{
-    const struct winode *wi = in->writer_state;
-    return wi != NULL && (winode_is_dirty(wi) || !nothing_under_way(wi) || wi->holders > 0 ||
-                          !list_empty(&wi->waiters));
-}
-
-uint64_t writer_dirty_bytes(struct writer *w, const struct inode *in)
-{
-    (void)w;
-    const struct winode *wi = in->writer_state;
-    return wi == NULL ? 0 : wi->dirty_bytes;
-}
-
-uint64_t writer_total_dirty(const struct writer *w)
-{
-    return (uint64_t)w->n_dirty * PAGE_BYTES;
 }

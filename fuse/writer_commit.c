@@ -8,16 +8,17 @@
 #include "meta.pb-c.h"
 #include "proto/methods.h"
 
-/* Commits. Stripes that are on their servers wait in `ready`; a commit takes as many as its record has room for.
- * The record is published before the command leaves, and freed when the answer has been applied to the pages:
- *   1 pages become clean    2 size and times are settled    3 the record is freed    4 the number is released.
- * Killed before 3, the next worker sends the number again, without operations: the server answers what it answered, or
- * does nothing; in both cases the pages that are still dirty are flushed again under new ids. So a
- * repeat never has to be built from what the record says (which is there for people and tests).
+/* Commits. Stripes that are on their servers wait in `ready`; a commit takes as many as its record
+ * has room for. The record is published before the command leaves, and freed when the answer has
+ * been applied to the pages: 1 pages become clean    2 size and times are settled    3 the record
+ * is freed    4 the number is released. Killed before 3, the next worker sends the number again,
+ * without operations: the server answers what it answered, or does nothing; in both cases the pages
+ * that are still dirty are flushed again under new ids. So a repeat never has to be built from what
+ * the record says (which is there for people and tests).
  *
- * A file that outgrows its inline content: the command that brings the first extents removes that content at the
- * server, so it must bring extents for all of it. Until the stripes that are ready cover the content, nothing of
- * that inode is committed. */
+ * A file that outgrows its inline content: the command that brings the first extents removes that
+ * content at the server, so it must bring extents for all of it. Until the stripes that are ready
+ * cover the content, nothing of that inode is committed. */
 enum { ATTR_INLINE = 1 };
 
 bool commit_server_inline(const struct winode *wi)
@@ -103,8 +104,8 @@ void commit_fetch(struct winode *wi)
     message.session = session_id(wi->w->client->session);
     message.ino = wi->ino;
     buf_clear(&wi->fetch_body);
-    cfs__getattr_request__pack(&message, buf_extend(&wi->fetch_body,
-                                                    cfs__getattr_request__get_packed_size(&message)));
+    cfs__getattr_request__pack(
+        &message, buf_extend(&wi->fetch_body, cfs__getattr_request__get_packed_size(&message)));
     wi->fetch = (struct session_read){
         .method = METHOD_GETATTR, .body = buf_bytes(&wi->fetch_body), .on_done = fetch_done};
     wi->fetching = true;
@@ -143,15 +144,16 @@ static void record_stripe(struct arena_commit *record, const struct wstripe *s)
                                                .k = s->code.k,
                                                .m = s->code.m};
     for (unsigned i = 0; i < s->n_extents; i++) {
-        record->extent[record->n_extents++] = (struct arena_extent){.offset = s->extent[i].offset,
-                                                                    .length = s->extent[i].length,
-                                                                    .stripe_offset = s->extent[i].stripe_offset,
-                                                                    .stripe = at};
+        record->extent[record->n_extents++] =
+            (struct arena_extent){.offset = s->extent[i].offset,
+                                  .length = s->extent[i].length,
+                                  .stripe_offset = s->extent[i].stripe_offset,
+                                  .stripe = at};
     }
 }
 
-/* What of size and times goes along. While other data is on its way the size says no more than what is
- * committed, so that a crash of this machine leaves a prefix rather than zeroes. */
+/* What of size and times goes along. While other data is on its way the size says no more than what
+ * is committed, so that a crash of this machine leaves a prefix rather than zeroes. */
 static void record_meta(struct wcommit *c)
 {
     struct winode *wi = c->wi;
@@ -254,7 +256,8 @@ static void submit(struct wcommit *c)
     c->command.on_done = commit_done;
     c->wi->n_commits++;
     session_submit(session, &c->command);
-    /* A number that no record names yet is filled with nothing by the next worker: right, it was not sent. */
+    /* A number that no record names yet is filled with nothing by the next worker: right, it was
+     * not sent. */
     arena_publish64(&w->arena->h->next_seq, session_next_seq(session));
     arena_publish64(&c->record->seq, c->command.seq);
 }
@@ -304,14 +307,14 @@ void commit_inline(struct winode *wi)
     submit(c);
 }
 
-/* Whether the stripes that are ready bring extents for all of the content that they will replace. */
+/* Whether the stripes that are ready bring extents for all of the content that they will replace.
+ */
 static bool covers_content(const struct winode *wi)
 {
     const uint64_t size = (uint64_t)wi->inode->st.st_size;
     for (uint64_t at = 0; at < size;) {
         const uint64_t before = at;
-        list_for_each(node, &wi->ready)
-        {
+        list_for_each (node, &wi->ready) {
             const struct wstripe *s = list_entry(node, struct wstripe, node);
             for (unsigned i = 0; i < s->n_extents; i++) {
                 const uint64_t from = s->extent[i].offset, to = from + s->extent[i].length;
@@ -435,7 +438,8 @@ static void settle_meta(struct wcommit *c)
     }
 }
 
-/* The extents come before the pages are clean: a reader that finds no page any more finds the extents. */
+/* The extents come before the pages are clean: a reader that finds no page any more finds the
+ * extents. */
 static void commit_good(struct wcommit *c, const Cfs__Attr *attr)
 {
     struct winode *wi = c->wi;
@@ -445,8 +449,7 @@ static void commit_good(struct wcommit *c, const Cfs__Attr *attr)
         if (c->is_inline) {
             itable_drop_extents(in);
         }
-        list_for_each(node, &c->stripes)
-        {
+        list_for_each (node, &c->stripes) {
             put_extents(in, list_entry(node, struct wstripe, node));
         }
         if (attr != NULL && attr->ino == wi->ino) {

@@ -9,27 +9,29 @@
 
 /* What the files of the writer share.
  *   writer.c         the calls of writer.h: who waits for what, timers, errors
+ *   writer_write.c  WRITE, truncation, holes; what is dirty
  *   writer_pages.c   records in the arena and their index
  *   writer_plan.c    which dirty pages go into which stripe
  *   writer_stripe.c  ids, encoding, PUTs
  *   writer_commit.c  commits, inline content, attributes that are missing
  *
- * A page record: free -> idle (dirty, may still be changed) -> flight (in a stripe or an inline commit:
- * never changed, a WRITE makes a newer record) -> clean (committed, kept while there is room) or free. Several
- * records may exist for one page; those that are not superseded never overlap, nor do idle ones touch. A record
- * that is superseded is covered by a newer one and waits only for its commit.
+ * A page record: free -> idle (dirty, may still be changed) -> flight (in a stripe or an inline
+ * commit: never changed, a WRITE makes a newer record) -> clean (committed, kept while there is
+ * room) or free. Several records may exist for one page; those that are not superseded never
+ * overlap, nor do idle ones touch. A record that is superseded is covered by a newer one and waits
+ * only for its commit.
  *
- * A page is not put into a stripe while an older record of it is in flight; so all that is under way of an inode is
- * disjoint, and its stripes may be committed in any order.
+ * A page is not put into a stripe while an older record of it is in flight; so all that is under
+ * way of an inode is disjoint, and its stripes may be committed in any order.
  *
- * Flush: a *barrier* is the number of dirty pages, at one moment, that are not committed yet. There is at most one
- * per inode; who asks for a flush meanwhile waits for the next one. */
+ * Flush: a *barrier* is the number of dirty pages, at one moment, that are not committed yet. There
+ * is at most one per inode; who asks for a flush meanwhile waits for the next one. */
 enum {
     PAGE_BYTES = ARENA_PAGE_BYTES,
-    FLIGHT_FULL_STRIPES = 8,  /* bytes under way, in full stripes */
+    FLIGHT_FULL_STRIPES = 8, /* bytes under way, in full stripes */
     FLIGHT_STRIPES_MAX = 64,
     COMMITS_PER_INODE = 4,
-    COMMIT_BATCH = 8,         /* ready stripes that do not wait for the commit under way */
+    COMMIT_BATCH = 8, /* ready stripes that do not wait for the commit under way */
     PACK_PAGES = STRIPE_FRAGMENT_MAX / PAGE_BYTES, /* small runs packed into one stripe */
     PACK_EXTENTS = 48,
     RS_LEAST_PAGES = 16384 / PAGE_BYTES, /* times k: shorter goes as copies */
@@ -38,18 +40,18 @@ enum {
     TICK_MS = 100,
     RETRY_MS = 1000,
     CREDIT_WAIT_MS = 5000,
-    ALLOC_RESERVE = 32        /* pages that a WRITE leaves for splitting and for content */
+    ALLOC_RESERVE = 32 /* pages that a WRITE leaves for splitting and for content */
 };
 
 enum page_state { PAGE_FREE, PAGE_IDLE, PAGE_FLIGHT, PAGE_CLEAN };
 
-struct wpage { /* heap side of arena->page[i] */
+struct wpage {              /* heap side of arena->page[i] */
     struct table_node node; /* in index, unless free */
     struct list at;         /* in its inode's idle, flight or clean */
     struct list lru;        /* in writer's lru when clean */
     struct winode *owner;
-    uint64_t since;         /* stamp of the write that made it dirty */
-    uint8_t state;          /* enum page_state */
+    uint64_t since; /* stamp of the write that made it dirty */
+    uint8_t state;  /* enum page_state */
     bool superseded;
 };
 
@@ -67,29 +69,29 @@ struct winode {
     uint64_t ino;
     struct list idle, flight, clean;
     unsigned n_idle, n_flight, n_clean;
-    uint64_t dirty_bytes;   /* valid bytes of idle and flight, superseded ones left out */
+    uint64_t dirty_bytes; /* valid bytes of idle and flight, superseded ones left out */
     uint64_t dirty_since_ms;
-    uint64_t meta_stamp;    /* last change of size, times, flags */
-    uint64_t meta_since;    /* first one that is not committed; 0 none */
+    uint64_t meta_stamp; /* last change of size, times, flags */
+    uint64_t meta_since; /* first one that is not committed; 0 none */
     bool barrier_on;
-    uint64_t barrier;       /* pages with since <= this count */
+    uint64_t barrier; /* pages with since <= this count */
     unsigned barrier_pages;
-    bool start_again;       /* a flush was asked for during the barrier, by nobody who waits */
-    uint64_t settled_to;    /* all that was dirty at this stamp is committed */
-    unsigned failures;      /* stripes in a row that could not be written */
-    struct list waiters;    /* struct writer_wait */
-    unsigned holders;       /* writer_quiesce without writer_resume yet */
-    bool outline;           /* this flush makes extents of a file that would fit inline */
+    bool start_again;    /* a flush was asked for during the barrier, by nobody who waits */
+    uint64_t settled_to; /* all that was dirty at this stamp is committed */
+    unsigned failures;   /* stripes in a row that could not be written */
+    struct list waiters; /* struct writer_wait */
+    unsigned holders;    /* writer_quiesce without writer_resume yet */
+    bool outline;        /* this flush makes extents of a file that would fit inline */
     struct plan_entry *plan;
     unsigned plan_n, plan_at;
     uint64_t run_from, run_to; /* page numbers of the last contiguous run written */
-    struct list ready;      /* stripes on their servers, not committed */
+    struct list ready;         /* stripes on their servers, not committed */
     unsigned n_stripes, n_ready, ready_extents, n_commits;
     struct wcommit *inline_commit;
     struct session_read fetch; /* attributes that a restart forgot */
     struct buf fetch_body;
     bool fetching, gone;
-    uint64_t retry_at_ms;   /* after an error: not before */
+    uint64_t retry_at_ms; /* after an error: not before */
 };
 
 struct wextent {
@@ -127,10 +129,10 @@ struct wcommit {
     struct list node; /* in writer's commits */
     struct command command;
     struct writer *w;
-    struct winode *wi;       /* NULL: a repeat, only to settle the number */
+    struct winode *wi; /* NULL: a repeat, only to settle the number */
     struct arena_commit *record;
     struct list stripes;
-    uint32_t *page;          /* of inline content */
+    uint32_t *page; /* of inline content */
     unsigned n_pages;
     struct buf content;
     bool is_inline;
@@ -156,22 +158,22 @@ struct writer {
     struct wpage *page;
     uint32_t *free_page;
     unsigned n_pages, n_free, n_dirty, n_clean;
-    struct list lru;     /* clean pages, coldest first */
+    struct list lru; /* clean pages, coldest first */
     uint32_t *free_record, *free_commit;
     unsigned n_free_records, n_free_commits;
     struct list dirty, quiet; /* winodes */
     struct list pending;
-    struct list room;         /* struct writer_wait */
-    struct list all;          /* writer_flush_all */
-    struct list settled;      /* writer_wait to be called back */
+    struct list room;    /* struct writer_wait */
+    struct list all;     /* writer_flush_all */
+    struct list settled; /* writer_wait to be called back */
     struct timer tick, soon;
     uint64_t stamp;
     struct prng prng;
     bool ended;
-    int space_rc;             /* -ENOSPC ... since the last flush failed for it */
-    struct list commits;      /* under way */
+    int space_rc;        /* -ENOSPC ... since the last flush failed for it */
+    struct list commits; /* under way */
     /* stripes */
-    struct list stripes;      /* under way */
+    struct list stripes; /* under way */
     unsigned n_stripes;
     uint64_t flight_bytes;
     struct rs *rs[RS_K_MAX + 1][RS_M_MAX + 1];
@@ -216,8 +218,8 @@ void pages_init(struct writer *w);
 void pages_release(struct writer *w);
 /* Bytes [from, to) of a page become src (NULL: zeroes). The caller made sure of room. */
 void pages_put(struct winode *wi, uint64_t number, unsigned from, unsigned to, const uint8_t *src);
-void pages_take_off(struct winode *wi, uint32_t p); /* idle -> flight */
-void pages_put_back(struct winode *wi, uint32_t p); /* flight -> idle, or free when superseded */
+void pages_take_off(struct winode *wi, uint32_t p);  /* idle -> flight */
+void pages_put_back(struct winode *wi, uint32_t p);  /* flight -> idle, or free when superseded */
 void pages_committed(struct winode *wi, uint32_t p); /* flight -> clean, or free */
 void pages_free(struct winode *wi, uint32_t p);
 void pages_dirty_again(struct winode *wi, uint64_t from, uint64_t to); /* clean -> idle */
@@ -237,7 +239,8 @@ int plan_flush(struct winode *wi); /* negative: an error for the inode */
 int target_choose(struct writer *w, bool small, struct target *out);
 bool stripes_may_start(const struct writer *w);
 /* Takes the pages (idle) off into a stripe at `target` and sends it. */
-void stripe_start(struct winode *wi, const struct target *target, const uint32_t *pages, unsigned n);
+void stripe_start(struct winode *wi, const struct target *target, const uint32_t *pages,
+                  unsigned n);
 void stripe_free(struct wstripe *s);
 void stripe_give_back(struct wstripe *s); /* its pages are dirty again; frees it */
 void ids_want(struct writer *w);
@@ -258,7 +261,8 @@ bool commit_server_inline(const struct winode *wi);
 /* writer.c */
 struct winode *winode_find(const struct inode *in);
 struct winode *winode_get(struct writer *w, struct inode *in);
-void winode_changed(struct winode *wi); /* moves it between lists, settles waiters, frees it when empty */
+void winode_changed(
+    struct winode *wi); /* moves it between lists, settles waiters, frees it when empty */
 bool winode_is_dirty(const struct winode *wi);
 void winode_fail(struct winode *wi, int rc);
 void winode_forget(struct winode *wi);
@@ -266,6 +270,10 @@ void winode_barrier(struct winode *wi);
 void writer_pump(struct winode *wi);
 void writer_pump_pending(struct writer *w);
 void writer_deliver(struct writer *w);
+void writer_deliver_soon(struct writer *w);
+bool writer_has_room(const struct writer *w, unsigned pages);
+void writer_pressure(struct writer *w);     /* starts flushing everything that is not streaming */
+bool winode_quiet(const struct winode *wi); /* nothing of it is under way */
 void writer_session_ended(struct writer *w);
 
 #endif

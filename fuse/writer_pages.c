@@ -5,14 +5,15 @@
 #include "base/check.h"
 #include "fuse/writer_internal.h"
 
-/* Page records: the arena has what must survive, the heap the index. See writer_internal.h for the states and for what
- * may overlap; this file keeps both true at every publish.
+/* Page records: the arena has what must survive, the heap the index. See writer_internal.h for the
+ * states and for what may overlap; this file keeps both true at every publish.
  *
- * A WRITE to a page: all records that it touches become one. Its target is an idle or clean one among them, else a
- * new one. The target gets what the others have outside of the new bytes, then the new bytes; then its word is
- * published with the whole range and a fresh stamp; then the others are freed, or superseded if they are in flight.
- * Killed before the publish, the WRITE is executed again (arena.h, rule 4); killed after it, the rebuild finds older
- * records inside a newer one and drops them. */
+ * A WRITE to a page: all records that it touches become one. Its target is an idle or clean one
+ * among them, else a new one. The target gets what the others have outside of the new bytes, then
+ * the new bytes; then its word is published with the whole range and a fresh stamp; then the others
+ * are freed, or superseded if they are in flight. Killed before the publish, the WRITE is executed
+ * again (arena.h, rule 4); killed after it, the rebuild finds older records inside a newer one and
+ * drops them. */
 
 static uint64_t key_of(uint64_t ino, uint64_t number)
 {
@@ -50,7 +51,8 @@ void pages_init(struct writer *w)
     w->free_page = xcalloc(w->n_pages, sizeof *w->free_page);
     table_init(&w->index);
     list_init(&w->lru);
-    for (unsigned i = w->n_pages; i-- > 0;) { /* lowest on top: neighbours in a file are neighbours here */
+    for (unsigned i = w->n_pages;
+         i-- > 0;) { /* lowest on top: neighbours in a file are neighbours here */
         list_init(&w->page[i].at);
         list_init(&w->page[i].lru);
         if (w->arena->page[i].word == 0) {
@@ -180,13 +182,15 @@ void pages_committed(struct winode *wi, uint32_t p)
     }
     leave_state(wi, wp);
     uint64_t *word = &wi->w->arena->page[p].word;
-    arena_publish64(word, arena_page_word(ARENA_PAGE_CLEAN, arena_page_from(*word), arena_page_to(*word)));
+    arena_publish64(
+        word, arena_page_word(ARENA_PAGE_CLEAN, arena_page_from(*word), arena_page_to(*word)));
     enter_state(wi, wp, PAGE_CLEAN);
 }
 
 /* ---- putting bytes in ---- */
 
-static void fresh(struct winode *wi, uint64_t number, unsigned from, unsigned to, const uint8_t *src)
+static void fresh(struct winode *wi, uint64_t number, unsigned from, unsigned to,
+                  const uint8_t *src)
 {
     struct writer *w = wi->w;
     const uint32_t p = page_alloc(w);
@@ -210,7 +214,8 @@ static void fresh(struct winode *wi, uint64_t number, unsigned from, unsigned to
 }
 
 /* Bytes of record `from_p` outside of [from, to) go to the same places of `to_p`. */
-static void copy_outside(struct writer *w, uint32_t to_p, uint32_t from_p, unsigned from, unsigned to)
+static void copy_outside(struct writer *w, uint32_t to_p, uint32_t from_p, unsigned from,
+                         unsigned to)
 {
     const unsigned a = page_from(w, from_p), b = page_to(w, from_p);
     const unsigned head = b < from ? b : from, tail = a > to ? a : to;
@@ -227,13 +232,15 @@ static bool touches(const struct writer *w, uint32_t p, unsigned from, unsigned 
     return from <= page_to(w, p) && to >= page_from(w, p);
 }
 
-/* The record that takes the new bytes: an idle or clean one that they touch. A new one if there is none. */
+/* The record that takes the new bytes: an idle or clean one that they touch. A new one if there is
+ * none. */
 static uint32_t choose_target(struct winode *wi, struct wpage *first, unsigned from, unsigned to,
                               uint64_t number)
 {
     struct writer *w = wi->w;
     for (struct wpage *wp = first; wp != NULL; wp = next_of(w, wp)) {
-        if (!wp->superseded && wp->state != PAGE_FLIGHT && touches(w, page_index(w, wp), from, to)) {
+        if (!wp->superseded && wp->state != PAGE_FLIGHT &&
+            touches(w, page_index(w, wp), from, to)) {
             leave_state(wi, wp);
             return page_index(w, wp);
         }
@@ -369,7 +376,8 @@ bool pages_cover(struct writer *w, const struct winode *wi, uint64_t offset, uin
     return true;
 }
 
-void writer_overlay(struct writer *w, const struct inode *in, uint64_t offset, uint8_t *to, size_t len)
+void writer_overlay(struct writer *w, const struct inode *in, uint64_t offset, uint8_t *to,
+                    size_t len)
 {
     const struct winode *wi = in->writer_state;
     if (wi == NULL || wi->n_idle + wi->n_flight + wi->n_clean == 0) {
@@ -417,8 +425,9 @@ static void set_range(struct winode *wi, uint32_t p, unsigned from, unsigned to)
     struct wpage *wp = &wi->w->page[p];
     const enum page_state state = wp->state;
     leave_state(wi, wp);
-    arena_publish64(&wi->w->arena->page[p].word,
-                    arena_page_word(state == PAGE_CLEAN ? ARENA_PAGE_CLEAN : ARENA_PAGE_DIRTY, from, to));
+    arena_publish64(
+        &wi->w->arena->page[p].word,
+        arena_page_word(state == PAGE_CLEAN ? ARENA_PAGE_CLEAN : ARENA_PAGE_DIRTY, from, to));
     enter_state(wi, wp, state);
 }
 
@@ -439,7 +448,8 @@ static void drop_part(struct winode *wi, uint32_t p, uint64_t from, uint64_t to)
     } else if (b <= to) {
         set_range(wi, p, (unsigned)(a - base), (unsigned)(from - base));
     } else {
-        memset(page_data(w, p) + (from - base), 0, to - from); /* zero is what is to be read there */
+        memset(page_data(w, p) + (from - base), 0,
+               to - from); /* zero is what is to be read there */
     }
 }
 
@@ -466,8 +476,9 @@ void pages_dirty_again(struct winode *wi, uint64_t from, uint64_t to)
             struct arena_page *record = &w->arena->page[page_index(w, wp)];
             leave_state(wi, wp);
             record->stamp = w->stamp;
-            arena_publish64(&record->word, arena_page_word(ARENA_PAGE_DIRTY, arena_page_from(record->word),
-                                                           arena_page_to(record->word)));
+            arena_publish64(&record->word,
+                            arena_page_word(ARENA_PAGE_DIRTY, arena_page_from(record->word),
+                                            arena_page_to(record->word)));
             wp->since = w->stamp;
             enter_state(wi, wp, PAGE_IDLE);
         }
@@ -482,8 +493,10 @@ static void rebuild_join(struct winode *wi, uint32_t older, uint32_t newer)
     struct writer *w = wi->w;
     struct wpage *wp = &w->page[newer];
     copy_outside(w, newer, older, page_from(w, newer), page_to(w, newer));
-    const unsigned low = page_from(w, older) < page_from(w, newer) ? page_from(w, older) : page_from(w, newer);
-    const unsigned high = page_to(w, older) > page_to(w, newer) ? page_to(w, older) : page_to(w, newer);
+    const unsigned low =
+        page_from(w, older) < page_from(w, newer) ? page_from(w, older) : page_from(w, newer);
+    const unsigned high =
+        page_to(w, older) > page_to(w, newer) ? page_to(w, older) : page_to(w, newer);
     set_range(wi, page_index(w, wp), low, high);
     pages_free(wi, older);
 }
@@ -516,8 +529,8 @@ void pages_rebuild(struct writer *w)
 {
     for (uint32_t p = 0; p < w->n_pages; p++) {
         const uint64_t word = w->arena->page[p].word;
-        if (arena_page_state_of(word) == ARENA_PAGE_DIRTY && arena_page_from(word) < arena_page_to(word) &&
-            arena_page_to(word) <= PAGE_BYTES) {
+        if (arena_page_state_of(word) == ARENA_PAGE_DIRTY &&
+            arena_page_from(word) < arena_page_to(word) && arena_page_to(word) <= PAGE_BYTES) {
             rebuild_page(w, p);
         } else if (word != 0) { /* clean: the server has it */
             arena_publish64(&w->arena->page[p].word, 0);

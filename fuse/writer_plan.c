@@ -4,8 +4,9 @@
 #include "base/check.h"
 #include "fuse/writer_internal.h"
 
-/* Which dirty pages become which stripe. Streams: a run of contiguous whole pages that reached a full stripe goes at
- * once. Flush: all that the barrier counts, in order of the file: long runs as RS stripes, short ones packed together. */
+/* Which dirty pages become which stripe. Streams: a run of contiguous whole pages that reached a
+ * full stripe goes at once. Flush: all that the barrier counts, in order of the file: long runs as
+ * RS stripes, short ones packed together. */
 
 static bool whole_to_next(const struct writer *w, uint32_t p, uint32_t next)
 {
@@ -27,7 +28,8 @@ static void want_later(struct winode *wi)
 
 /* ---- streams ---- */
 
-/* The n pages from run_from on; false if one of them cannot be sent now (then the run begins behind it). */
+/* The n pages from run_from on; false if one of them cannot be sent now (then the run begins behind
+ * it). */
 static bool take_run(struct winode *wi, unsigned n, uint32_t *out)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -86,8 +88,7 @@ static bool plan_make(struct winode *wi)
     }
     wi->plan = xrealloc(wi->plan, wi->n_idle * sizeof *wi->plan);
     bool sorted = true;
-    list_for_each(node, &wi->idle)
-    {
+    list_for_each (node, &wi->idle) {
         const struct wpage *wp = list_entry(node, struct wpage, at);
         const uint32_t p = page_index(w, wp);
         if ((all || wp->since <= wi->barrier) && !pages_older_in_flight(wi, p)) {
@@ -117,7 +118,7 @@ static bool still_there(const struct winode *wi, const struct plan_entry *e)
 
 struct batch {
     uint32_t *page;
-    unsigned *at;     /* place in the plan of each */
+    unsigned *at; /* place in the plan of each */
     unsigned n, extents, max;
 };
 

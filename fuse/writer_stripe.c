@@ -10,10 +10,11 @@
 #include "meta.pb-c.h"
 #include "proto/methods.h"
 
-/* One stripe: an id of a granted range, parity and checksums page by page while the data is in the CPU's
- * cache, one PUT per fragment straight from the arena. All answered well: the stripe is ready to be committed. Any of them
- * not: its id is given up, what was learnt about servers is noted, and its pages are dirty again, to be sent under
- * a new id, in the encoding that the servers then allow. A stripe is never committed with a fragment missing. */
+/* One stripe: an id of a granted range, parity and checksums page by page while the data is in the
+ * CPU's cache, one PUT per fragment straight from the arena. All answered well: the stripe is ready
+ * to be committed. Any of them not: its id is given up, what was learnt about servers is noted, and
+ * its pages are dirty again, to be sent under a new id, in the encoding that the servers then
+ * allow. A stripe is never committed with a fragment missing. */
 enum { IDS_LOW = 256, IDS_ASK = 1024, POOLED_PARITY = 256 << 10, GRANT_RETRY_MS = 500 };
 
 /* ---- ids ---- */
@@ -29,7 +30,8 @@ static void grant_take(struct writer *w, const Cfs__OpReply *reply)
             w->range_cap = w->range_cap == 0 ? 64 : w->range_cap * 2;
             w->range = xrealloc(w->range, w->range_cap * sizeof *w->range);
         }
-        w->range[w->n_ranges++] = (struct id_range){.pg = g->pg, .first = g->first, .count = g->count};
+        w->range[w->n_ranges++] =
+            (struct id_range){.pg = g->pg, .first = g->first, .count = g->count};
         w->ids_left += g->count;
     }
 }
@@ -44,7 +46,8 @@ static void grant_done(struct command *cmd)
     const uint64_t before = w->ids_left;
     if (cmd->rc == 0) {
         Cfs__OpsReply *reply = cfs__ops_reply__unpack(NULL, cmd->reply.len, cmd->reply.data);
-        if (reply != NULL && reply->n_result > 0 && reply->result[reply->n_result - 1]->status == 0) {
+        if (reply != NULL && reply->n_result > 0 &&
+            reply->result[reply->n_result - 1]->status == 0) {
             grant_take(w, reply->result[reply->n_result - 1]);
             w->retire = false;
         }
@@ -264,7 +267,8 @@ static const uint8_t *frame(const struct wstripe *s, unsigned i)
 /* One column: page c of every fragment. */
 static void encode_column(const struct wstripe *s, struct rs *rs, unsigned c, struct sums *sums)
 {
-    const unsigned columns = s->fragment_bytes / PAGE_BYTES, block = c * PAGE_BYTES / STRIPE_CRC_BLOCK;
+    const unsigned columns = s->fragment_bytes / PAGE_BYTES,
+                   block = c * PAGE_BYTES / STRIPE_CRC_BLOCK;
     const uint8_t *data[RS_K_MAX];
     uint8_t *parity[RS_M_MAX];
     for (unsigned i = 0; i < s->code.k; i++) {
@@ -340,8 +344,8 @@ static void put_pack(struct wput *put, uint32_t *crc)
     message.crc = crc;
     message.has_session = true;
     message.session = session_id(s->w->client->session);
-    cfs__fragment_put__pack(
-        &message, buf_extend(&put->body, cfs__fragment_put__get_packed_size(&message)));
+    cfs__fragment_put__pack(&message,
+                            buf_extend(&put->body, cfs__fragment_put__get_packed_size(&message)));
 }
 
 static void put_prepare(struct wstripe *s, unsigned j, const struct pg *pg, struct sums *sums)
@@ -356,8 +360,9 @@ static void put_prepare(struct wstripe *s, unsigned j, const struct pg *pg, stru
         gather(put, source);
     } else {
         put->iov = xmalloc(sizeof *put->iov);
-        put->iov[0] = (struct iovec){.iov_base = s->parity + (size_t)(j - s->code.k) * s->fragment_bytes,
-                                     .iov_len = s->fragment_bytes};
+        put->iov[0] =
+            (struct iovec){.iov_base = s->parity + (size_t)(j - s->code.k) * s->fragment_bytes,
+                           .iov_len = s->fragment_bytes};
         put->n_iov = 1;
     }
     put_pack(put, sums->crc[source]);

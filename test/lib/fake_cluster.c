@@ -34,8 +34,7 @@ struct parked { /* a request that is answered late, or never */
 
 static struct fragment *fragment_find(struct fake_chunk *c, uint32_t pg, uint64_t id, uint32_t slot)
 {
-    list_for_each(node, &c->fragments)
-    {
+    list_for_each (node, &c->fragments) {
         struct fragment *f = list_entry(node, struct fragment, node);
         if (f->pg == pg && f->id == id && f->slot == slot) {
             return f;
@@ -58,7 +57,8 @@ static bool park(struct fake_chunk *c, struct request *r, uint64_t at_ms)
 
 static int put_check(const Cfs__FragmentPut *m, const struct databuf *payload)
 {
-    const struct stripe_code code = {.kind = (uint8_t)m->kind, .k = (uint8_t)m->k, .m = (uint8_t)m->m};
+    const struct stripe_code code = {
+        .kind = (uint8_t)m->kind, .k = (uint8_t)m->k, .m = (uint8_t)m->m};
     CHECK(stripe_code_valid(code) && payload != NULL);
     CHECK(payload->len == stripe_fragment_bytes(code, m->stripe_length));
     CHECK(m->n_crc == stripe_crc_blocks((uint32_t)payload->len));
@@ -160,8 +160,7 @@ static void delay_due(struct timer *t)
 {
     struct fake_chunk *c = container_of(t, struct fake_chunk, delay_timer);
     uint64_t next = UINT64_MAX;
-    list_for_each_safe(node, follow, &c->silent_requests)
-    {
+    list_for_each_safe (node, follow, &c->silent_requests) {
         struct parked *p = list_entry(node, struct parked, node);
         if (p->at_ms <= c->cluster->timers.now_ms) {
             list_remove(&p->node);
@@ -273,8 +272,10 @@ static void apply(struct cluster *cl, struct bytes command)
     struct buf entry;
     buf_init(&entry);
     cl->world.now_ns += 1000000;
-    const struct fsm_entry_header h = {
-        .type = ENTRY_COMMAND, .feature_level = 1, .time_ns = cl->world.now_ns, .reign = cl->world.reign};
+    const struct fsm_entry_header h = {.type = ENTRY_COMMAND,
+                                       .feature_level = 1,
+                                       .time_ns = cl->world.now_ns,
+                                       .reign = cl->world.reign};
     fsm_entry_encode(&entry, &h, command);
     CHECK(fsm_validate(buf_bytes(&entry)) == 0);
     CHECK(fsm_world_raw(&cl->world, buf_bytes(&entry)) == 0);
@@ -458,8 +459,13 @@ struct arena *cluster_arena_new(uint32_t pages, uint64_t cache_bytes)
     a->h = calloc(1, sizeof *a->h);
     a->h->magic = ARENA_MAGIC;
     a->h->version = ARENA_VERSION;
-    a->h->sizes = (struct arena_sizes){
-        .big = 0, .small = 0, .handles = 0, .inodes = 64, .pages = pages, .commits = 32, .cache_bytes = cache_bytes};
+    a->h->sizes = (struct arena_sizes){.big = 0,
+                                       .small = 0,
+                                       .handles = 0,
+                                       .inodes = 64,
+                                       .pages = pages,
+                                       .commits = 32,
+                                       .cache_bytes = cache_bytes};
     a->inode = calloc(a->h->sizes.inodes, sizeof *a->inode);
     a->page = calloc(pages, sizeof *a->page);
     a->commit = calloc(a->h->sizes.commits, sizeof *a->commit);
@@ -535,7 +541,8 @@ static void flag_done(void *ctx, int rc)
 
 static int compare_records(const void *a, const void *b)
 {
-    const struct arena_commit *x = *(struct arena_commit *const *)a, *y = *(struct arena_commit *const *)b;
+    const struct arena_commit *x = *(struct arena_commit *const *)a,
+                              *y = *(struct arena_commit *const *)b;
     return x->seq < y->seq ? -1 : 1;
 }
 
@@ -755,7 +762,9 @@ static void read_done(struct read_request *rr)
 
 int worker_read(struct fake_worker *w, uint64_t ino, uint64_t offset, void *to, uint32_t len)
 {
-    struct reading x = {.rr = {.inode = worker_inode(w, ino), .offset = offset, .length = len, .on_done = read_done}};
+    struct reading x = {
+        .rr = {
+            .inode = worker_inode(w, ino), .offset = offset, .length = len, .on_done = read_done}};
     reader_start(w->client.reader, &x.rr);
     if (!cluster_run_flag(w->cluster, &x.done, 120000)) {
         reader_finish(w->client.reader, &x.rr);

@@ -9,9 +9,10 @@
 #include "test/lib/fsm_world.h"
 #include "test/lib/net_sim.h"
 
-/* A cluster for the client's data path, in virtual time: the real metadata machine behind a thin service, six chunk
- * servers that keep fragments in memory, and workers (session, tables, itable, writer, reader) on an arena in ordinary
- * memory. Everything over the simulated network with the real RPC. */
+/* A cluster for the client's data path, in virtual time: the real metadata machine behind a thin
+ * service, six chunk servers that keep fragments in memory, and workers (session, tables, itable,
+ * writer, reader) on an arena in ordinary memory. Everything over the simulated network with the
+ * real RPC. */
 enum { CLUSTER_CHUNKS = 6 };
 
 struct fake_chunk {
@@ -22,7 +23,8 @@ struct fake_chunk {
     struct list fragments;
     struct list silent_requests;
     struct timer delay_timer;
-    bool down, silent, corrupt, lose; /* corrupt: a byte is flipped in each answer; lose: nothing is found */
+    bool down, silent, corrupt,
+        lose; /* corrupt: a byte is flipped in each answer; lose: nothing is found */
     int put_rc;
     unsigned refuse_puts; /* so many next PUTs get put_rc; UINT32_MAX: all */
     uint64_t get_delay_ms;
@@ -75,8 +77,10 @@ void worker_stop(struct fake_worker *w);
 void worker_cut(struct fake_worker *w); /* it never reaches anybody again */
 
 /* Synchronous shorts; they run the network. */
-struct inode *worker_inode(struct fake_worker *w, uint64_t ino); /* attributes (and content) there, opened once */
-int worker_write(struct fake_worker *w, uint64_t ino, uint64_t offset, const void *data, size_t len);
+struct inode *worker_inode(struct fake_worker *w,
+                           uint64_t ino); /* attributes (and content) there, opened once */
+int worker_write(struct fake_worker *w, uint64_t ino, uint64_t offset, const void *data,
+                 size_t len);
 int worker_flush(struct fake_worker *w, uint64_t ino);
 int worker_flush_all(struct fake_worker *w);
 /* Bytes read, or an error. */

@@ -8,7 +8,8 @@
 
 static struct client client;
 
-static struct inode *take(struct itable *t, uint64_t ino, uint64_t size, uint64_t change, uint32_t flags)
+static struct inode *take(struct itable *t, uint64_t ino, uint64_t size, uint64_t change,
+                          uint32_t flags)
 {
     Cfs__Attr a = CFS__ATTR__INIT;
     a.ino = ino;
@@ -58,7 +59,8 @@ START_TEST(what_the_arena_adds_lies_on_top)
     struct arena_inode dirty = {.ino = 5,
                                 .size = 300,
                                 .mtime = 1700000000000000001,
-                                .flags = ARENA_INODE_SIZE | ARENA_INODE_MTIME | ARENA_INODE_KILL_PRIV};
+                                .flags =
+                                    ARENA_INODE_SIZE | ARENA_INODE_MTIME | ARENA_INODE_KILL_PRIV};
     in->dirty = &dirty;
     struct stat st;
     ck_assert(itable_stat(t, in, &st));
@@ -109,7 +111,14 @@ END_TEST
 
 static struct iextent extent(uint64_t offset, uint64_t length, uint64_t stripe)
 {
-    return (struct iextent){.offset = offset, .length = length, .kind = 1, .code_kind = 1, .k = 4, .m = 2, .stripe = stripe, .stripe_length = 4 << 20};
+    return (struct iextent){.offset = offset,
+                            .length = length,
+                            .kind = 1,
+                            .code_kind = 1,
+                            .k = 4,
+                            .m = 2,
+                            .stripe = stripe,
+                            .stripe_length = 4 << 20};
 }
 
 /* An empty answer: everything up to `to` is known to be a hole. */
@@ -132,7 +141,8 @@ START_TEST(random_commits_keep_the_cache_true)
         uint64_t stripe[SPAN] = {0}, at[SPAN] = {0};
         know(t, in, SPAN);
         for (uint64_t id = 1; id < 200; id++) {
-            const uint64_t offset = prng_below(&p, SPAN - 1), length = 1 + prng_below(&p, (SPAN - offset) / 2 + 1);
+            const uint64_t offset = prng_below(&p, SPAN - 1),
+                           length = 1 + prng_below(&p, (SPAN - offset) / 2 + 1);
             struct iextent e = extent(offset, offset + length > SPAN ? SPAN - offset : length, id);
             e.stripe_offset = prng_below(&p, 100);
             itable_put_extent(in, &e);
@@ -149,7 +159,8 @@ START_TEST(random_commits_keep_the_cache_true)
                 const unsigned n = itable_extent_at(in, i);
                 const bool there = n < in->n_extents && in->extent[n].offset <= i;
                 ck_assert_uint_eq(there ? in->extent[n].stripe : 0, stripe[i]);
-                ck_assert(!there || in->extent[n].stripe_offset + (i - in->extent[n].offset) == at[i]);
+                ck_assert(!there ||
+                          in->extent[n].stripe_offset + (i - in->extent[n].offset) == at[i]);
             }
         }
         itable_free(t);

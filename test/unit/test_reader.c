@@ -7,8 +7,8 @@
 #include "base/err.h"
 #include "test/lib/fake_cluster.h"
 
-/* Reads from a cluster whose servers die, lie and linger. Files are written by one worker and read by another that
- * knows nothing. */
+/* Reads from a cluster whose servers die, lie and linger. Files are written by one worker and read
+ * by another that knows nothing. */
 enum { MIB = 1 << 20, PAGES = 4096, CACHE = 16 << 20, BYTES_ALL = 10 * MIB + 12345 };
 
 struct rig {

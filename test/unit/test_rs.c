@@ -7,8 +7,9 @@
 #include "base/prng.h"
 #include "ec/rs.h"
 
-/* The reference shares nothing with ec/rs.c: a carry-less multiply with 0x11d, an inverse found by trying, and
- * Gaussian elimination on a system whose Cauchy rows are written down from the definition. */
+/* The reference shares nothing with ec/rs.c: a carry-less multiply with 0x11d, an inverse found by
+ * trying, and Gaussian elimination on a system whose Cauchy rows are written down from the
+ * definition. */
 static uint8_t mul(uint8_t a, uint8_t b)
 {
     unsigned product = 0, x = a;
@@ -124,7 +125,8 @@ static void check_encoding(struct rs *rs, size_t len)
     }
 }
 
-/* Loses `lost`, rebuilds it from the rest, compares with the truth and, at some bytes, with the reference. */
+/* Loses `lost`, rebuilds it from the rest, compares with the truth and, at some bytes, with the
+ * reference. */
 static void check_erasure(struct rs *rs, uint64_t lost, size_t from, size_t len)
 {
     const unsigned k = rs_k(rs), n = k + rs_m(rs);
@@ -212,7 +214,8 @@ END_TEST
 
 START_TEST(any_length_and_alignment_works)
 {
-    static const size_t lengths[] = {1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 127, 1000, 4095, 4096, 8000};
+    static const size_t lengths[] = {1,  2,  15,  16,   31,   32,   33,  63,
+                                     64, 65, 127, 1000, 4095, 4096, 8000};
     struct prng p;
     prng_seed(&p, 3);
     struct rs *rs = rs_new(4, 2);

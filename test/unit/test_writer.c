@@ -7,8 +7,8 @@
 #include "base/err.h"
 #include "test/lib/fake_cluster.h"
 
-/* The data path against the real metadata machine and played chunk servers. Each test reads back through a
- * second worker that knows nothing but the cluster. */
+/* The data path against the real metadata machine and played chunk servers. Each test reads back
+ * through a second worker that knows nothing but the cluster. */
 enum { MIB = 1 << 20, PAGES = 4096, CACHE = 16 << 20 };
 
 struct rig {
@@ -115,7 +115,8 @@ END_TEST
 
 START_TEST(odd_lengths_are_read_back)
 {
-    static const size_t lengths[] = {1, 4095, 4096, 4097, 65535, 65536, 100000, MIB - 1, 4 * MIB - 1, 4 * MIB + 5};
+    static const size_t lengths[] = {1,     4095,   4096,    4097,        65535,
+                                     65536, 100000, MIB - 1, 4 * MIB - 1, 4 * MIB + 5};
     for (unsigned i = 0; i < array_count(lengths); i++) {
         struct rig g = rig_new(3);
         write_version(&g, 0, lengths[i], 1);
@@ -177,7 +178,8 @@ struct model {
     size_t size;
 };
 
-static void model_write(struct rig *g, struct model *m, uint64_t offset, size_t len, uint64_t version)
+static void model_write(struct rig *g, struct model *m, uint64_t offset, size_t len,
+                        uint64_t version)
 {
     cluster_fill(m->bytes + offset, offset, len, version);
     m->size = offset + len > m->size ? offset + len : m->size;

@@ -5,10 +5,11 @@
 
 #include "test/lib/fake_cluster.h"
 
-/* The worker dies at every publish, before or after the store by turns. What survives is a copy of the arena; the
- * dead one goes on running, cut off from everybody. A new worker rebuilds itself from the copy, the write that was
- * being executed is executed again (fuseloop does that), the rest of the script follows, and at the end a worker on an
- * empty arena must read every byte that was acknowledged.
+/* The worker dies at every publish, before or after the store by turns. What survives is a copy of
+ * the arena; the dead one goes on running, cut off from everybody. A new worker rebuilds itself
+ * from the copy, the write that was being executed is executed again (fuseloop does that), the rest
+ * of the script follows, and at the end a worker on an empty arena must read every byte that was
+ * acknowledged.
  *
  * arena_publish* of fuse/arena.c is replaced here; so nothing of that file may be linked. */
 enum { MIB = 1 << 20, PAGES = 2048, CACHE = 8 << 20, FILE_MAX = 6 << 20, STEPS = 14 };
@@ -117,7 +118,8 @@ static bool step_write(struct world *x, const struct step *s, uint64_t version)
         if (killer.dead) {
             return false;
         }
-        const int rc = writer_write(x->w->client.writer, in, s->offset, BYTES(x->model + s->offset, s->len), 0);
+        const int rc = writer_write(x->w->client.writer, in, s->offset,
+                                    BYTES(x->model + s->offset, s->len), 0);
         if (rc == 0 || killer.dead) {
             return !killer.dead;
         }
@@ -222,7 +224,8 @@ START_TEST(no_byte_is_lost_at_any_publish)
 {
     const char *from = getenv("CFS_KILL_FROM");
     unsigned long die_at = from == NULL ? 1 : strtoul(from, NULL, 10);
-    /* Every publish of the first part, where the kinds of commits are; then every 37th of the streams. */
+    /* Every publish of the first part, where the kinds of commits are; then every 37th of the
+     * streams. */
     while (run_script(die_at, die_at)) {
         die_at += die_at < 150 ? 1 : 37;
     }
