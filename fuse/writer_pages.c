@@ -15,9 +15,11 @@
  * again (arena.h, rule 4); killed after it, the rebuild finds older records inside a newer one and
  * drops them. */
 
+/* Neighbours of a file lie in neighbouring buckets: a stream touches a new cache line of the index
+ * each eight pages. */
 static uint64_t key_of(uint64_t ino, uint64_t number)
 {
-    return table_mix2(ino, number);
+    return (table_mix2(ino, number / 16) & ~(uint64_t)15) | number % 16;
 }
 
 static struct wpage *match(const struct writer *w, struct table_node *node, uint64_t ino,
