@@ -399,6 +399,32 @@ START_TEST(reads_among_overwrites_see_the_newest_bytes)
 }
 END_TEST
 
+/* The read has planned with the old extents; the page that lay over them is committed and dropped
+ * before the old fragments arrive. */
+START_TEST(a_page_dropped_during_a_read_is_not_missed)
+{
+    struct rig g = rig_new(40);
+    for (unsigned i = 0; i < CLUSTER_CHUNKS; i++) {
+        g.cl->chunk[i].get_delay_ms = 1000;
+    }
+    struct inode *in = worker_inode(g.w, g.ino);
+    struct many m = {.rr = {.inode = in, .length = 4096, .on_done = ignore_done}};
+    reader_start(g.w->client.reader, &m.rr);
+    cluster_run(g.cl, 50);
+    uint8_t data[4096];
+    cluster_fill(data, 0, sizeof data, 99);
+    ck_assert_int_eq(worker_write(g.w, g.ino, 0, data, sizeof data), 0);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    writer_drop_clean(g.w->client.writer, in, 0, UINT64_MAX);
+    cluster_run(g.cl, 5000);
+    ck_assert_int_eq(m.rr.rc, 0);
+    ck_assert_uint_eq(m.rr.bytes, 4096);
+    ck_assert_mem_eq(m.rr.iov[0].iov_base, data, 4096);
+    reader_finish(g.w->client.reader, &m.rr);
+    rig_free(&g);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("reader");
@@ -420,6 +446,7 @@ int main(void)
     tcase_add_test(t, many_reads_share_a_small_cache);
     tcase_add_test(t, a_cancelled_read_leaves_nothing_pinned);
     tcase_add_test(t, reads_among_overwrites_see_the_newest_bytes);
+    tcase_add_test(t, a_page_dropped_during_a_read_is_not_missed);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_run_all(runner, CK_NORMAL);
