@@ -82,6 +82,7 @@ struct machine {
     struct list waiting;  /* proposals not submitted yet */
     struct list pending;  /* submitted, in order of index */
     struct list refused;  /* to be answered from the loop */
+    struct list late_reads; /* asked for while stopping: cancelled at the end */
     struct list spare_applies;
     unsigned outstanding;
     uint64_t last_time_ns;
@@ -394,6 +395,9 @@ static void cluster_known(struct machine_read *r)
     const bool failed = c == NULL;
     cfs__fsm_counters__free_unpacked(c, NULL);
     buf_clear(&r->reply);
+    if (m->stopping) {
+        return;
+    }
     if (failed) {
         fatal(m, "the state cannot be read", r->rc);
     } else if (there) {
@@ -651,6 +655,12 @@ static void refuse(struct machine *m, struct proposal *p, int rc)
     timers_arm(m->options.timers, &m->refusals, now_ms(m));
 }
 
+/* Sessions, servers and jobs are few and small, and somebody must be able to come and delete. */
+static bool grows(uint8_t type)
+{
+    return type == ENTRY_COMMAND || type == ENTRY_GROUPS || type == ENTRY_POLICY;
+}
+
 void machine_propose(struct machine *m, struct proposal *p)
 {
     list_init(&p->node);
@@ -663,7 +673,7 @@ void machine_propose(struct machine *m, struct proposal *p)
     struct replica_entry *e = entry_of(p->type, p->body);
     const struct bytes bytes = BYTES(e->data, e->len);
     int rc = fsm_validate(bytes);
-    if (rc == 0 && below_reserve(m) && !fsm_entry_frees(bytes) && p->type != ENTRY_BOOTSTRAP) {
+    if (rc == 0 && below_reserve(m) && grows(p->type) && !fsm_entry_frees(bytes)) {
         rc = -ENOSPC;
     }
     if (rc != 0) {
@@ -701,6 +711,10 @@ void machine_read(struct machine *m, struct machine_read *r)
 {
     r->machine = m;
     r->work.on_done = read_done;
+    if (m->stopping) { /* the workers may be gone */
+        list_add_tail(&m->late_reads, &r->work.letter.node);
+        return;
+    }
     worker_post(m->store_worker, &r->work);
 }
 
@@ -846,6 +860,7 @@ int machine_open(const struct machine_options *options, struct machine **out)
     list_init(&m->waiting);
     list_init(&m->pending);
     list_init(&m->refused);
+    list_init(&m->late_reads);
     list_init(&m->spare_applies);
     buf_init(&m->lead_body);
     buf_init(&m->cluster_query.reply);
@@ -920,6 +935,12 @@ int machine_close(struct machine *m)
     cancel_all(m, &m->waiting);
     cancel_all(m, &m->refused); /* last: the others may have added to it */
     timers_stop(m->options.timers, &m->refusals);
+    struct machine_read *late;
+    while ((late = list_first(&m->late_reads, struct machine_read, work.letter.node)) != NULL) {
+        list_remove(&late->work.letter.node);
+        late->rc = ERR_CANCELLED;
+        late->on_done(late);
+    }
     int rc = 0;
     if (m->fsm != NULL && m->log_worker != NULL) {
         rc = m->options.kv->ops->sync(m->options.kv);

@@ -557,7 +557,7 @@ static void step(bool healing)
 int main(int argc, char **argv)
 {
     const uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    const uint64_t end = 1000 + (argc > 2 ? strtoull(argv[2], NULL, 10) : 20000);
+    const uint64_t end = 1000 + (argc > 2 ? strtoull(argv[2], NULL, 10) : 7000);
     world_begin(seed);
     while (W.timers.now_ms < end) {
         step(false);
