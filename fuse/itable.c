@@ -244,6 +244,9 @@ unsigned itable_extent_at(const struct inode *in, uint64_t offset)
  * range now is. */
 static unsigned cut(struct inode *in, uint64_t from, uint64_t to)
 {
+    if (in->n_extents == 0) {
+        return 0;
+    }
     unsigned at = itable_extent_at(in, from);
     if (at < in->n_extents && in->extent[at].offset < from) {
         struct iextent *e = &in->extent[at];
