@@ -75,6 +75,7 @@ void fragdisk_publish(struct fragdisk *d)
     atomic_store(&d->shown.used, d->used);
     atomic_store(&d->shown.free, usable);
     atomic_store(&d->shown.filesystem, d->space.filesystem);
+    atomic_store(&d->shown.filesystem_free, d->space.free_bytes);
     unsigned health = d->error != 0                    ? FRAGDISK_FAILED
                       : room < 2 * STRIPE_FRAGMENT_MAX ? FRAGDISK_FULL
                                                        : FRAGDISK_GOOD;
@@ -99,6 +100,7 @@ void fragdisk_state(struct fragdisk *d, struct fragdisk_state *out)
     out->free = atomic_load(&d->shown.free);
     out->used = atomic_load(&d->shown.used);
     out->filesystem = atomic_load(&d->shown.filesystem);
+    out->filesystem_free = atomic_load(&d->shown.filesystem_free);
     out->fragments = atomic_load(&d->shown.fragments);
     out->corrupt = atomic_load(&d->shown.corrupt);
     out->puts = atomic_load(&d->shown.puts);

@@ -70,6 +70,7 @@ struct fragdisk_state {
     uint64_t total, free; /* bytes; free: for puts, the reserve already taken off */
     uint64_t used;        /* bytes of segments on the disk */
     uint64_t filesystem;
+    uint64_t filesystem_free; /* of the whole filesystem */
     uint64_t fragments, corrupt;
     uint64_t puts, put_bytes, batches, reads, read_bytes, deletes, compacted; /* since the start */
 };

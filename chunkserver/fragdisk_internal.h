@@ -37,7 +37,7 @@ struct fragdisk {
     bool holes_stuck; /* punching found no room: tried again with the next refresh */
     struct {          /* read by other threads */
         _Atomic(unsigned) health;
-        _Atomic(uint64_t) total, free, used, filesystem, fragments, corrupt;
+        _Atomic(uint64_t) total, free, used, filesystem, filesystem_free, fragments, corrupt;
         _Atomic(uint64_t) puts, put_bytes, batches, reads, read_bytes, deletes, compacted;
     } shown;
 };

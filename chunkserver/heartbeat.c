@@ -73,6 +73,8 @@ static void collect_disks(const struct heartbeat *h, struct disk_rows *rows)
         row->total = d->state.total;
         row->free = d->state.health == FRAGDISK_FAILED ? 0 : d->state.free;
         row->filesystem = d->state.filesystem;
+        row->has_filesystem_free = true;
+        row->filesystem_free = d->state.filesystem_free;
         row->state = d->state.health;
         row->path = (char *)(uintptr_t)d->path;
         rows->pointer[i] = row;
