@@ -41,12 +41,12 @@ void mailbox_post(struct mailbox *m, struct letter *letter)
     pthread_mutex_lock(&m->lock);
     bool was_empty = list_empty(&m->letters);
     list_add_tail(&m->letters, &letter->node);
-    if (was_empty && m->wake == NULL) {
-        pthread_cond_signal(&m->filled);
-    }
     pthread_mutex_unlock(&m->lock);
+    /* After unlocking, or the woken thread would at once wait for the lock. */
     if (was_empty && m->wake != NULL) {
         m->wake(m->ctx);
+    } else if (was_empty) {
+        pthread_cond_signal(&m->filled);
     }
 }
 
