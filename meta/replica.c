@@ -983,11 +983,6 @@ uint64_t replica_last_index(const struct replica *r)
     return r->start + r->n - 1;
 }
 
-uint64_t replica_first_index(const struct replica *r)
-{
-    return r->start;
-}
-
 uint64_t replica_given_index(const struct replica *r)
 {
     return r->given;
@@ -996,10 +991,4 @@ uint64_t replica_given_index(const struct replica *r)
 uint64_t replica_memory_bytes(const struct replica *r)
 {
     return r->bytes;
-}
-
-uint64_t replica_term_of(const struct replica *r, uint64_t index)
-{
-    const struct replica_entry *e = ring_at(r, index);
-    return e != NULL ? e->term : 0;
 }

@@ -98,9 +98,7 @@ int replica_transfer(struct replica *r, uint64_t id, uint64_t now_ms);
 enum replica_role replica_role(const struct replica *r);
 uint64_t replica_term(const struct replica *r);
 uint64_t replica_last_index(const struct replica *r);
-uint64_t replica_first_index(const struct replica *r); /* oldest entry in memory */
 uint64_t replica_given_index(const struct replica *r); /* last one handed to apply */
 uint64_t replica_memory_bytes(const struct replica *r);
-uint64_t replica_term_of(const struct replica *r, uint64_t index); /* 0: not in memory */
 
 #endif
