@@ -763,6 +763,9 @@ void service_chunk_lead(struct meta_service *s)
 {
     registry_forgive(&s->registry, service_now(s));
     s->garbage_pending = true; /* the first look says whether */
+    /* No number of an earlier reign is given again: a chunk server may still report that one as done, and
+     * the ids of another order would be taken off the list without having been deleted. */
+    s->next_order = machine_state(s->machine).reign << 20;
     s->garbage_after = 0;
     s->settle_at_ms = service_now(s) + SERVICE_SETTLE_MS;
 }

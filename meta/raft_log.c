@@ -729,6 +729,9 @@ int raft_log_append(struct raft_log *log, uint64_t first_index, const struct raf
                     unsigned n)
 {
     CHECK(n > 0 && first_index > log->state.snapshot_index);
+    if (log->failed) {
+        return -EIO; /* what was to stand below this batch may have been lost with the failure */
+    }
     CHECK(log->n_segments == 0 || first_index <= log->next);
     return append_twice(log, first_index, entries, n);
 }

@@ -25,6 +25,9 @@ static void worker_post_op(struct worker *w, struct work *x)
 {
     struct sim_worker *s = container_of(w, struct sim_worker, base);
     list_init(&x->letter.node);
+    if (s->closed) {
+        return; /* nobody takes it any more */
+    }
     list_add_tail(&s->posted, &x->letter.node);
     if (!timer_armed(&s->run_timer)) {
         timers_arm(s->timers, &s->run_timer, s->timers->now_ms + slowness(s->prng));
@@ -76,6 +79,7 @@ static void worker_close_op(struct worker *w)
     struct sim_worker *s = container_of(w, struct sim_worker, base);
     timers_stop(s->timers, &s->run_timer);
     timers_stop(s->timers, &s->done_timer);
+    s->closed = true;
     worker_run(s);
 }
 

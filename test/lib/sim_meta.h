@@ -18,6 +18,7 @@ struct sim_worker { /* works later, in order; what it did is reported later stil
     struct prng *prng;
     struct list posted, done;
     struct timer run_timer, done_timer;
+    bool closed;
 };
 
 struct sim_meta {
