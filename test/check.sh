@@ -88,6 +88,7 @@ run_step() {
     sim)
         mapfile -t programs < <(sims_of build)
         [ ${#programs[@]} = 0 ] || step 'simulation' 3000 test/run_sim.sh "$seeds" "${programs[@]}"
+        [ ! -x build/test/sim_clients ] || step 'simulation: planted bugs' 300 build/test/sim_clients --self-test
         ;;
     clang) plain 'build with clang' 900 bash -c 'quiet_make clang.log CC=clang all' ;;
     san)

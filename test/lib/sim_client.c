@@ -40,7 +40,8 @@ void sim_trace(const struct sim_report *r, const char *format, ...)
 
 static int tap_send(struct conn *conn, struct outgoing *o)
 {
-    struct sim_tap *t = container_of((struct transport_ops *)(uintptr_t)conn->transport->ops, struct sim_tap, ops);
+    struct sim_tap *t =
+        container_of((struct transport_ops *)(uintptr_t)conn->transport->ops, struct sim_tap, ops);
     struct buf edited;
     buf_init(&edited);
     const struct bytes body = o->body;
@@ -122,16 +123,20 @@ static void tell_model(struct sim_client *c, struct sim_record *r)
     for (unsigned i = 0; i < r->n_ops; i++) {
         struct sim_op *op = &r->op[i];
         const int want = model_apply(c->model, op, failed, true);
-        sim_trace(c->report, "%s %llu.%u %s ino=%llu %llu/%s %llu/%s f=%u made=%llu id=%u.%llu own=%llu: %s", c->name,
-                  (unsigned long long)r->seq, i, sim_ops_name(op->kind), (unsigned long long)op->ino,
-                  (unsigned long long)op->parent, op->name, (unsigned long long)op->parent2, op->name2, op->flags,
+        sim_trace(c->report,
+                  "%s %llu.%u %s ino=%llu %llu/%s %llu/%s f=%u made=%llu id=%u.%llu own=%llu: %s",
+                  c->name, (unsigned long long)r->seq, i, sim_ops_name(op->kind),
+                  (unsigned long long)op->ino, (unsigned long long)op->parent, op->name,
+                  (unsigned long long)op->parent2, op->name2, op->flags,
                   (unsigned long long)op->made, op->id.pg, (unsigned long long)op->id.id,
                   (unsigned long long)op->owner, op->rc == 0 ? "0" : err_name(op->rc));
         if (want != class_of(op->rc) && !c->model->overflow) {
-            sim_fail(c->report, "%s: command %llu.%u (%s) was answered %s; the model says %s", c->name,
-                     (unsigned long long)r->seq, i, sim_ops_name(op->kind),
+            sim_fail(c->report, "%s: command %llu.%u (%s) was answered %s; the model says %s",
+                     c->name, (unsigned long long)r->seq, i, sim_ops_name(op->kind),
                      op->rc == 0 ? "success" : err_name(op->rc),
-                     want == 0 ? "success" : want == ERR_QUEUED ? "queued" : "an error");
+                     want == 0            ? "success"
+                     : want == ERR_QUEUED ? "queued"
+                                          : "an error");
         }
         failed = want == -1;
         if (op->rc == ERR_QUEUED && !got(c, op->got_ticket)) {
@@ -208,7 +213,7 @@ static struct sim_record *submit(struct sim_client *c)
 
 static void release_some(struct sim_client *c)
 {
-    list_for_each_safe(node, follow, &c->unreleased) {
+    list_for_each_safe (node, follow, &c->unreleased) {
         struct sim_record *r = list_entry(node, struct sim_record, node);
         if (!r->checking && prng_below(c->prng, 4) == 0) {
             session_release_seq(c->session, r->seq);
@@ -277,8 +282,9 @@ static void on_state(struct session *s, void *ctx)
 
 static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed};
 
-void sim_client_init(struct sim_client *c, struct net_sim *net, struct timers *timers, struct prng *prng,
-                     struct sim_report *report, struct model *model, unsigned number, enum sim_edit edit)
+void sim_client_init(struct sim_client *c, struct net_sim *net, struct timers *timers,
+                     struct prng *prng, struct sim_report *report, struct model *model,
+                     unsigned number, enum sim_edit edit)
 {
     *c = (struct sim_client){
         .report = report, .timers = timers, .net = net, .prng = prng, .model = model};
@@ -333,9 +339,9 @@ int sim_client_open(struct sim_client *c, const uint8_t *earlier, uint64_t bound
 {
     Cfs__SessionOpen m = CFS__SESSION_OPEN__INIT;
     m.client = (ProtobufCBinaryData){.len = 16, .data = c->identity};
-    m.host = m.machine = (char *)(uintptr_t)"host";
-    m.boot = (char *)(uintptr_t)"boot";
-    m.version = (char *)(uintptr_t)"sim";
+    m.host = m.machine = (char *)(uintptr_t) "host";
+    m.boot = (char *)(uintptr_t) "boot";
+    m.version = (char *)(uintptr_t) "sim";
     m.feature_level = 1;
     m.has_earlier_client = earlier != NULL;
     m.earlier_client = (ProtobufCBinaryData){.len = 16, .data = (uint8_t *)(uintptr_t)earlier};
@@ -361,7 +367,8 @@ void sim_client_kill(struct sim_client *c)
     timers_stop(c->timers, &c->timer);
     const unsigned lost = c->open && !c->ended ? (unsigned)prng_below(c->prng, 3) : 0;
     const bool published = prng_below(c->prng, 2) == 0;
-    for (unsigned i = 0; i < lost; i++) { /* numbered, and never sent: sending happens from the loop */
+    for (unsigned i = 0; i < lost;
+         i++) { /* numbered, and never sent: sending happens from the loop */
         struct sim_record *r = submit(c);
         c->next_seq = published ? r->seq + 1 : c->next_seq;
         list_add_tail(&c->unreleased, &r->node);
@@ -371,7 +378,7 @@ void sim_client_kill(struct sim_client *c)
     net_sim_kill(c->net, c->node);
     session_free(c->session);
     c->session = NULL;
-    list_for_each_safe(node, follow, &c->unreleased) {
+    list_for_each_safe (node, follow, &c->unreleased) {
         struct sim_record *r = list_entry(node, struct sim_record, node);
         if (r->n_ops == 0) {
             record_free(r);
@@ -394,7 +401,7 @@ void sim_client_resume(struct sim_client *c)
     c->restarts++;
     sim_client_start(c);
     session_resume(c->session, c->session_number, c->next_seq);
-    list_for_each_safe(node, follow, &c->unreleased) {
+    list_for_each_safe (node, follow, &c->unreleased) {
         struct sim_record *r = list_entry(node, struct sim_record, node);
         if (prng_below(c->prng, 2) == 0) {
             record_free(r);
@@ -402,7 +409,7 @@ void sim_client_resume(struct sim_client *c)
             repeat(c, r);
         }
     }
-    list_for_each(node, &c->outstanding) {
+    list_for_each (node, &c->outstanding) {
         repeat(c, list_entry(node, struct sim_record, node));
     }
     if (prng_below(c->prng, 2) == 0) {

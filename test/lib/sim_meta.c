@@ -115,7 +115,8 @@ static uint64_t wall_ns(void *ctx)
     return (uint64_t)((int64_t)m->timers->now_ms + m->clock_skew_ms) * 1000000;
 }
 
-void sim_meta_init(struct sim_meta *m, struct timers *timers, struct net_sim *net, struct prng *prng)
+void sim_meta_init(struct sim_meta *m, struct timers *timers, struct net_sim *net,
+                   struct prng *prng)
 {
     *m = (struct sim_meta){.timers = timers, .net = net, .prng = prng};
     m->disk = disk_mem_new(DISK_BYTES);
@@ -135,7 +136,8 @@ void sim_meta_init(struct sim_meta *m, struct timers *timers, struct net_sim *ne
     b.hash_key = (ProtobufCBinaryData){.len = 16, .data = random + 16};
     b.policy = &policy;
     buf_init(&m->bootstrap);
-    cfs__log_bootstrap__pack(&b, buf_extend(&m->bootstrap, cfs__log_bootstrap__get_packed_size(&b)));
+    cfs__log_bootstrap__pack(&b,
+                             buf_extend(&m->bootstrap, cfs__log_bootstrap__get_packed_size(&b)));
 }
 
 static int lazy_sync(struct disk_file *f)
@@ -147,7 +149,8 @@ static int lazy_sync(struct disk_file *f)
 static int lazy_open(struct disk *d, const char *path, int flags, struct disk_file **out)
 {
     const struct disk_ops *real = NULL;
-    struct sim_meta *m = container_of((struct disk_ops *)(uintptr_t)d->ops, struct sim_meta, lazy_ops);
+    struct sim_meta *m =
+        container_of((struct disk_ops *)(uintptr_t)d->ops, struct sim_meta, lazy_ops);
     d->ops = m->real_ops;
     real = m->real_ops;
     const int rc = real->open(d, path, flags, out);
@@ -211,8 +214,9 @@ void sim_meta_start(struct sim_meta *m)
     m->up = true;
 }
 
-/* What is left of the incarnation. The server itself goes with its connections, which the network closes later; a
- * request that nobody will answer any more stays behind, as in a process that is gone. */
+/* What is left of the incarnation. The server itself goes with its connections, which the network
+ * closes later; a request that nobody will answer any more stays behind, as in a process that is
+ * gone. */
 static void end_incarnation(struct sim_meta *m)
 {
     m->stopping = true;
@@ -237,14 +241,17 @@ void sim_meta_crash(struct sim_meta *m)
     }
     m->crashes++;
     net_sim_kill(m->net, m->node);
-    const struct disk_mem_fault power = {.at = (int)prng_below(m->prng, 3), .sticky = true, .torn = true, .reads = true};
+    const struct disk_mem_fault power = {
+        .at = (int)prng_below(m->prng, 3), .sticky = true, .torn = true, .reads = true};
     disk_mem_fault(m->disk, power);
     kv_mem_fail_at(m->kv, (int)prng_below(m->prng, 3));
     end_incarnation(m);
     static const unsigned keeps[] = {0, 0, 1, 2};
     const unsigned how = keeps[prng_below(m->prng, 4)];
     const unsigned unsynced = kv_mem_unsynced(m->kv);
-    kv_mem_crash(m->kv, how == 0 ? 0 : how == 1 ? (unsigned)prng_below(m->prng, unsynced + 1) : UINT_MAX);
+    kv_mem_crash(m->kv, how == 0   ? 0
+                        : how == 1 ? (unsigned)prng_below(m->prng, unsynced + 1)
+                                   : UINT_MAX);
     disk_mem_crash(m->disk, prng_u64(m->prng), (unsigned)prng_below(m->prng, 3) * 50);
 }
 
@@ -264,9 +271,11 @@ void sim_meta_release(struct sim_meta *m)
 }
 
 int sim_meta_read_log(struct sim_meta *m,
-                      void (*visit)(void *ctx, uint64_t index, const struct raft_log_entry *e), void *ctx)
+                      void (*visit)(void *ctx, uint64_t index, const struct raft_log_entry *e),
+                      void *ctx)
 {
-    const struct raft_log_options lo = {.directory = "raft", .segment_bytes = SEGMENT_BYTES, .random = 1};
+    const struct raft_log_options lo = {
+        .directory = "raft", .segment_bytes = SEGMENT_BYTES, .random = 1};
     struct raft_log_state state;
     raft_log_state_init(&state);
     struct raft_log *log = NULL;
@@ -366,16 +375,18 @@ static void chunk_due(struct timer *t)
         m.n_disk = 1;
         m.order_done = c->done;
         m.n_order_done = c->n_sent = c->n_done;
-        cfs__chunk_heartbeat__pack(&m, buf_extend(&c->body, cfs__chunk_heartbeat__get_packed_size(&m)));
+        cfs__chunk_heartbeat__pack(&m,
+                                   buf_extend(&c->body, cfs__chunk_heartbeat__get_packed_size(&m)));
     } else {
         Cfs__ChunkRegister m = CFS__CHUNK_REGISTER__INIT;
         m.server = (ProtobufCBinaryData){.len = 16, .data = uuid};
         m.address = address;
-        m.version = (char *)(uintptr_t)"sim";
+        m.version = (char *)(uintptr_t) "sim";
         m.feature_level = 1;
         m.disk = disks;
         m.n_disk = 1;
-        cfs__chunk_register__pack(&m, buf_extend(&c->body, cfs__chunk_register__get_packed_size(&m)));
+        cfs__chunk_register__pack(&m,
+                                  buf_extend(&c->body, cfs__chunk_register__get_packed_size(&m)));
     }
     c->call = (struct call){.method = c->heartbeat ? METHOD_CHUNK_HEARTBEAT : METHOD_CHUNK_REGISTER,
                             .body = buf_bytes(&c->body),

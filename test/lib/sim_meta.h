@@ -7,9 +7,10 @@
 #include "rpc/call.h"
 #include "test/lib/net_sim.h"
 
-/* The server side of a simulated cluster: the real metadata service, machine, replica and log in one process with
- * simulated workers, store and disk, which crash; and chunk servers that only register, say that they live, and
- * note what they were told to delete. Everything by chance comes from one prng. */
+/* The server side of a simulated cluster: the real metadata service, machine, replica and log in
+ * one process with simulated workers, store and disk, which crash; and chunk servers that only
+ * register, say that they live, and note what they were told to delete. Everything by chance comes
+ * from one prng. */
 enum { SIM_CHUNKS = 6, SIM_GROUPS_MAX = 512, SIM_IDS_MAX = 4096 };
 
 struct sim_worker { /* works later, in order; what it did is reported later still */
@@ -54,18 +55,19 @@ struct sim_chunk {
     unsigned number;
     uint32_t id; /* 0: not registered */
     uint64_t reign;
-    bool heartbeat; /* what the call is */
+    bool heartbeat;     /* what the call is */
     uint64_t done[256]; /* orders to report */
     unsigned n_done, n_sent;
     uint8_t *deleted; /* a bit per (group, id) */
 };
 
-void sim_meta_init(struct sim_meta *m, struct timers *timers, struct net_sim *net, struct prng *prng);
+void sim_meta_init(struct sim_meta *m, struct timers *timers, struct net_sim *net,
+                   struct prng *prng);
 /* Planted: from now on no sync of the log's disk is one. Before the first start. */
 void sim_meta_never_sync(struct sim_meta *m);
 void sim_meta_start(struct sim_meta *m);
-/* Loses what was not synced: of the store all or all but a prefix, of the log's disk any sectors. The two are
- * independent. */
+/* Loses what was not synced: of the store all or all but a prefix, of the log's disk any sectors.
+ * The two are independent. */
 void sim_meta_crash(struct sim_meta *m);
 void sim_meta_stop(struct sim_meta *m); /* in order, for the last look at its state */
 void sim_meta_release(struct sim_meta *m);
@@ -76,6 +78,7 @@ bool sim_chunk_deleted(const struct sim_chunk *c, uint32_t pg, uint64_t id);
 
 /* Reads the whole log of a stopped server. visit as in raft_log_open. */
 int sim_meta_read_log(struct sim_meta *m,
-                      void (*visit)(void *ctx, uint64_t index, const struct raft_log_entry *e), void *ctx);
+                      void (*visit)(void *ctx, uint64_t index, const struct raft_log_entry *e),
+                      void *ctx);
 
 #endif

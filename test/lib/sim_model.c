@@ -125,7 +125,8 @@ static int make(struct model *m, const struct sim_op *op, bool answered)
 
 static int unlink_name(struct model *m, const struct sim_op *op)
 {
-    struct model_entry *e = directory(m, op->parent) != NULL ? entry_find(m, op->parent, op->name) : NULL;
+    struct model_entry *e =
+        directory(m, op->parent) != NULL ? entry_find(m, op->parent, op->name) : NULL;
     struct model_node *n = e != NULL ? model_node(m, e->ino) : NULL;
     if (n == NULL || S_ISDIR(n->mode) != op->directory || (op->directory && !empty(m, n->ino))) {
         return -1;
@@ -164,7 +165,8 @@ static int exchange_names(struct model *m, struct model_entry *from, struct mode
 static int rename_name(struct model *m, const struct sim_op *op)
 {
     struct model_node *to_dir = directory(m, op->parent2);
-    struct model_entry *from = directory(m, op->parent) != NULL ? entry_find(m, op->parent, op->name) : NULL;
+    struct model_entry *from =
+        directory(m, op->parent) != NULL ? entry_find(m, op->parent, op->name) : NULL;
     if (from == NULL || to_dir == NULL || to_dir->links == 0) {
         return -1;
     }
@@ -175,7 +177,8 @@ static int rename_name(struct model *m, const struct sim_op *op)
     if (to != NULL && to->ino == from->ino) {
         return 0;
     }
-    struct model_node *n = model_node(m, from->ino), *target = to != NULL ? model_node(m, to->ino) : NULL;
+    struct model_node *n = model_node(m, from->ino),
+                      *target = to != NULL ? model_node(m, to->ino) : NULL;
     if (op->flags == 2) {
         return exchange_names(m, from, to);
     }
@@ -439,8 +442,8 @@ void model_line(struct buf *out, const char *path, const struct model_node *n, u
         }
         for (unsigned i = 0; i < MODEL_CELLS; i++) {
             if (n->cell[i].pg != 0) {
-                buf_printf(out, " %u:%u.%llu+%llu", i, n->cell[i].pg, (unsigned long long)n->cell[i].id,
-                           (unsigned long long)n->cell[i].at);
+                buf_printf(out, " %u:%u.%llu+%llu", i, n->cell[i].pg,
+                           (unsigned long long)n->cell[i].id, (unsigned long long)n->cell[i].at);
             }
         }
     }
@@ -485,7 +488,8 @@ static unsigned text_below(const struct model *m, const struct model_node *dir, 
     for (unsigned i = 0; i < n; i++) {
         const struct model_node *c = model_node((struct model *)(uintptr_t)m, list[i]->ino);
         char below[512];
-        if (c == NULL || snprintf(below, sizeof below, "%s/%s", path, list[i]->name) >= (int)sizeof below) {
+        if (c == NULL ||
+            snprintf(below, sizeof below, "%s/%s", path, list[i]->name) >= (int)sizeof below) {
             continue;
         }
         inos[lines++] = c->ino;

@@ -4,9 +4,9 @@
 #include "base/buf.h"
 #include "base/prng.h"
 
-/* What a client's commands must have done: a small filesystem, written without looking at meta/, that is
- * told each operation in the order of the session and says whether it succeeds. Compared by its text. A plain struct:
- * to try what might have happened, copy it. */
+/* What a client's commands must have done: a small filesystem, written without looking at meta/,
+ * that is told each operation in the order of the session and says whether it succeeds. Compared by
+ * its text. A plain struct: to try what might have happened, copy it. */
 enum {
     MODEL_NODES = 160,
     MODEL_ENTRIES = 256,
@@ -20,8 +20,21 @@ enum {
 };
 
 enum sim_kind {
-    SIM_MAKE, SIM_UNLINK, SIM_RENAME, SIM_LINK, SIM_SETATTR, SIM_INLINE, SIM_WRITE, SIM_XATTR,
-    SIM_LOCK, SIM_UNLOCK, SIM_CANCEL, SIM_RELEASE, SIM_GRANT, SIM_RETIRE, SIM_KINDS
+    SIM_MAKE,
+    SIM_UNLINK,
+    SIM_RENAME,
+    SIM_LINK,
+    SIM_SETATTR,
+    SIM_INLINE,
+    SIM_WRITE,
+    SIM_XATTR,
+    SIM_LOCK,
+    SIM_UNLOCK,
+    SIM_CANCEL,
+    SIM_RELEASE,
+    SIM_GRANT,
+    SIM_RETIRE,
+    SIM_KINDS
 };
 
 struct sim_id {
@@ -38,15 +51,15 @@ struct sim_op {
     bool held, directory;
     bool has_size;
     uint64_t size;
-    uint8_t tag;           /* content; value of an xattr, 0: remove */
-    unsigned cell, cells;  /* SIM_WRITE */
+    uint8_t tag;          /* content; value of an xattr, 0: remove */
+    unsigned cell, cells; /* SIM_WRITE */
     struct sim_id id;
     bool stale_epoch;
     unsigned xattr;
-    unsigned domain;       /* of locks: 0 flock, 1 OFD */
+    unsigned domain; /* of locks: 0 flock, 1 OFD */
     uint64_t owner, ticket;
     bool wait;
-    unsigned count;        /* SIM_GRANT */
+    unsigned count;         /* SIM_GRANT */
     struct sim_id keep[24]; /* SIM_RETIRE */
     unsigned n_keep;
     /* The answer. */
@@ -103,8 +116,8 @@ struct model {
 };
 
 void model_init(struct model *m);
-/* What the operation does. previous_failed: of the operation before it in the command. Returns 0, ERR_QUEUED or -1
- * for any other error. With `answered`, numbers come from the answer in op. */
+/* What the operation does. previous_failed: of the operation before it in the command. Returns 0,
+ * ERR_QUEUED or -1 for any other error. With `answered`, numbers come from the answer in op. */
 int model_apply(struct model *m, const struct sim_op *op, bool previous_failed, bool answered);
 void model_end_session(struct model *m);
 /* What was made without an answer turned out to be this inode. */

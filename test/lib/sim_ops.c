@@ -370,12 +370,12 @@ static void pack_other(struct packing *p, const struct sim_op *op)
 
 static void pack_op(struct packing *p, const struct sim_op *op)
 {
-    static void (*const pack[SIM_KINDS])(struct packing *p, const struct sim_op *op) = {
-        [SIM_MAKE] = pack_make,     [SIM_UNLINK] = pack_unlink,      [SIM_RENAME] = pack_rename,
-        [SIM_LINK] = pack_other,    [SIM_SETATTR] = pack_attributes, [SIM_INLINE] = pack_write,
-        [SIM_WRITE] = pack_write,   [SIM_XATTR] = pack_other,        [SIM_LOCK] = pack_lock,
-        [SIM_UNLOCK] = pack_lock,   [SIM_CANCEL] = pack_lock,        [SIM_RELEASE] = pack_other,
-        [SIM_GRANT] = pack_ids,     [SIM_RETIRE] = pack_ids};
+    static void (*const pack[SIM_KINDS])(struct packing * p, const struct sim_op *op) = {
+        [SIM_MAKE] = pack_make,   [SIM_UNLINK] = pack_unlink,      [SIM_RENAME] = pack_rename,
+        [SIM_LINK] = pack_other,  [SIM_SETATTR] = pack_attributes, [SIM_INLINE] = pack_write,
+        [SIM_WRITE] = pack_write, [SIM_XATTR] = pack_other,        [SIM_LOCK] = pack_lock,
+        [SIM_UNLOCK] = pack_lock, [SIM_CANCEL] = pack_lock,        [SIM_RELEASE] = pack_other,
+        [SIM_GRANT] = pack_ids,   [SIM_RETIRE] = pack_ids};
     cfs__op__init(&p->op);
     p->op.has_needs_previous = p->op.needs_previous = op->needs_previous;
     pack[op->kind](p, op);
@@ -425,9 +425,9 @@ bool sim_ops_unpack(struct sim_op *ops, unsigned n, struct bytes reply)
 
 const char *sim_ops_name(enum sim_kind kind)
 {
-    static const char *const names[SIM_KINDS] = {
-        "make", "unlink", "rename", "link", "setattr", "inline", "write",
-        "xattr", "lock", "unlock", "cancel", "release", "grant", "retire"};
+    static const char *const names[SIM_KINDS] = {"make",   "unlink",  "rename", "link",  "setattr",
+                                                 "inline", "write",   "xattr",  "lock",  "unlock",
+                                                 "cancel", "release", "grant",  "retire"};
     return names[kind];
 }
 

@@ -30,14 +30,15 @@ static bool reading_going(void *ctx)
     return !((struct reading *)ctx)->done;
 }
 
-int sim_client_read(struct sim_client *c, uint16_t method, const ProtobufCMessage *m, struct buf *reply)
+int sim_client_read(struct sim_client *c, uint16_t method, const ProtobufCMessage *m,
+                    struct buf *reply)
 {
     struct buf body;
     buf_init(&body);
     protobuf_c_message_pack(m, buf_extend(&body, protobuf_c_message_get_packed_size(m)));
     buf_clear(reply);
-    struct reading g = {
-        .read = {.method = method, .body = buf_bytes(&body), .on_done = read_done}, .reply = reply};
+    struct reading g = {.read = {.method = method, .body = buf_bytes(&body), .on_done = read_done},
+                        .reply = reply};
     session_read_start(c->session, &g.read);
     (void)net_sim_run_while(c->net, reading_going, &g, READ_MS);
     if (!g.done) {
@@ -69,7 +70,8 @@ static int take_extents(struct sim_client *c, struct model_node *n, const Cfs__E
         const Cfs__Extent *e = m->extent[i];
         if (e->kind != 1 || e->offset % MODEL_CELL != 0 || e->length % MODEL_CELL != 0 ||
             e->offset + e->length > (uint64_t)MODEL_CELLS * MODEL_CELL) {
-            sim_fail(c->report, "inode %llu has an extent that nobody wrote", (unsigned long long)n->ino);
+            sim_fail(c->report, "inode %llu has an extent that nobody wrote",
+                     (unsigned long long)n->ino);
             return ERR_CORRUPT;
         }
         for (uint64_t at = 0; at < e->length; at += MODEL_CELL) {
@@ -93,7 +95,8 @@ static int read_extents(struct sim_client *c, struct model_node *n)
         q.offset = at;
         q.length = (uint64_t)MODEL_CELLS * MODEL_CELL - at;
         rc = sim_client_read(c, METHOD_EXTENTS, &q.base, &reply);
-        Cfs__ExtentsReply *m = rc == 0 ? cfs__extents_reply__unpack(NULL, reply.len, reply.data) : NULL;
+        Cfs__ExtentsReply *m =
+            rc == 0 ? cfs__extents_reply__unpack(NULL, reply.len, reply.data) : NULL;
         if (m == NULL) {
             rc = rc != 0 ? rc : ERR_MALFORMED;
         } else {
@@ -185,7 +188,8 @@ static int read_names(struct sim_client *c, uint64_t dir, struct names *out)
         q.after = after;
         q.max_bytes = 300;
         rc = sim_client_read(c, METHOD_READDIR, &q.base, &reply);
-        Cfs__ReaddirReply *m = rc == 0 ? cfs__readdir_reply__unpack(NULL, reply.len, reply.data) : NULL;
+        Cfs__ReaddirReply *m =
+            rc == 0 ? cfs__readdir_reply__unpack(NULL, reply.len, reply.data) : NULL;
         end = m == NULL || m->end || m->n_entry == 0;
         for (size_t i = 0; m != NULL && i < m->n_entry; i++) {
             const Cfs__ReaddirReply__Entry *e = m->entry[i];
