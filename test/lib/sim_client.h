@@ -1,5 +1,5 @@
-#ifndef CFS_TEST_SIM_CLIENT_H
-#define CFS_TEST_SIM_CLIENT_H
+#ifndef CFS_TEST_LIB_SIM_CLIENT_H
+#define CFS_TEST_LIB_SIM_CLIENT_H
 
 #include "base/prng.h"
 #include "meta.pb-c.h"

@@ -1,5 +1,5 @@
-#ifndef CFS_TEST_SIM_META_H
-#define CFS_TEST_SIM_META_H
+#ifndef CFS_TEST_LIB_SIM_META_H
+#define CFS_TEST_LIB_SIM_META_H
 
 #include "base/prng.h"
 #include "chunk.pb-c.h"

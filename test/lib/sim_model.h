@@ -1,5 +1,5 @@
-#ifndef CFS_TEST_SIM_MODEL_H
-#define CFS_TEST_SIM_MODEL_H
+#ifndef CFS_TEST_LIB_SIM_MODEL_H
+#define CFS_TEST_LIB_SIM_MODEL_H
 
 #include "base/buf.h"
 #include "base/prng.h"
