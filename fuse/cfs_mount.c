@@ -367,7 +367,8 @@ int main(int argc, char **argv)
         fputs(USAGE, stdout);
         return 0;
     }
-    struct mounting *m = xcalloc(1, sizeof *m);
+    static struct mounting mounting; /* zeroed; one per process */
+    struct mounting *m = &mounting;
     char why[MOUNTOPTS_TEXT_MAX];
     m->earlier.lock_fd = -1;
     if (mountopts_parse(argc, argv, &m->o, why) < 0) {

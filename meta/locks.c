@@ -22,7 +22,8 @@ enum {
     KIND_POSIX = 1,
     KIND_FLOCK = 2,
     KIND_OFD = 3,
-    LOCKS_INODE_MAX = 16384,
+    LOCKS_INODE_MAX = 4096, /* each change writes the row again */
+    LOCKS_ROW_MAX = 65536,  /* more of a kind is no row of ours */
     DEADLOCK_STEPS = 256
 };
 
@@ -97,7 +98,7 @@ static void entries_remove(struct entries *e, size_t at)
 static bool decode_entries(struct cursor *c, struct entries *out, bool tickets)
 {
     uint64_t n = cursor_varint(c);
-    if (n > LOCKS_INODE_MAX * 2) {
+    if (n > LOCKS_ROW_MAX) {
         return false;
     }
     for (uint64_t i = 0; i < n && !c->bad; i++) {
@@ -427,13 +428,18 @@ static int lock_wait(struct lock_set *s, const struct lock *l, struct op_result 
 static int lock_apply(struct lock_set *s, const struct lock *l, bool wait, struct op_result *r)
 {
     int rc = 0;
-    if (l->type != F_UNLCK && s->held.n + s->waiting.n >= LOCKS_INODE_MAX) {
+    size_t before = s->held.n + s->waiting.n;
+    if (l->type != F_UNLCK && before >= LOCKS_INODE_MAX) {
         return -ENOLCK;
     }
     if (l->type != F_UNLCK && find_conflict(s, l) != NULL) {
         rc = wait ? lock_wait(s, l, r) : -EAGAIN;
     } else {
         held_set(s, *l);
+        size_t after = s->held.n + s->waiting.n;
+        if (after > before && after > LOCKS_INODE_MAX) {
+            return -ENOLCK; /* what is given back in the middle leaves two ends */
+        }
         wake(s);
     }
     set_finish(s, l->session);
