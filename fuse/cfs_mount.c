@@ -292,7 +292,6 @@ static int mount_cfs(struct mounting *m)
     close(m->earlier.lock_fd);
     code = holder < 0 ? fail(HOLDER_EXIT_SYSTEM, "no more processes") : await_holder(ready[0]);
     if (code != 0) {
-        earlier_undo(&m->earlier);
         return code;
     }
     earlier_forget_dead(&m->earlier);

@@ -26,6 +26,7 @@ enum {
     HOLDER_DEATHS_MS = 1000,
     HOLDER_PAUSE_MIN_MS = 50,
     HOLDER_PAUSE_MAX_MS = 1000,
+    HOLDER_START_TRIES = 5,
     HOLDER_UPGRADE_MS = 3000,    /* a worker that has not gone by then is killed: nothing is lost */
     HOLDER_PATH_MAX = 4096
 };
@@ -417,11 +418,16 @@ static int say_ready(int fd, int code, const char *text)
     return code;
 }
 
-/* The worker's first word. 0, or the exit code, with its text. */
+/* The worker's first word. One that dies before it is followed by another: opening the session twice is harmless, as
+ * the server knows the client by its id. 0, or the exit code, with its text. */
 static int await_ready(struct holder *h, char *text, size_t text_bytes)
 {
     char message[1024];
     ssize_t n = recv(h->life, message, sizeof message - 1, 0);
+    for (int i = 1; n <= 0 && i < HOLDER_START_TRIES; i++) {
+        (void)worker_reap(h);
+        n = worker_start(h) < 0 ? 0 : recv(h->life, message, sizeof message - 1, 0);
+    }
     if (n <= 0) {
         snprintf(text, text_bytes, "the client process ended before it was ready");
         return HOLDER_EXIT_SYSTEM;
@@ -513,6 +519,11 @@ int holder_run(const struct holder_options *options)
             (void)kill(h.worker, SIGKILL);
         }
         (void)worker_reap(&h);
+        /* With a session it stays, unlocked: it proves to the next mount that this client is dead. */
+        char file[HOLDER_PATH_MAX];
+        if (h.arena.h->session == 0 && arena_option(&h.arena, "client_file", file, sizeof file)) {
+            unlink(file);
+        }
         remove_run_files(&h);
         return say_ready(ready_fd, code, text);
     }
