@@ -85,7 +85,8 @@ enum fsm_query_what {
     FSM_QUERY_GARBAGE = 2,  /* QueryRequest, GarbageList: dead ids to have deleted */
     FSM_QUERY_COUNTERS = 3, /* -, FsmCounters */
     FSM_QUERY_SERVERS = 4,  /* -, RegisteredList */
-    FSM_QUERY_TABLES = 5    /* -, TablesReply */
+    FSM_QUERY_TABLES = 5,   /* -, TablesReply */
+    FSM_QUERY_TICKETS = 6   /* QueryRequest, TicketList: lock tickets that were granted meanwhile */
 };
 int fsm_query(struct fsm *f, unsigned what, struct bytes request, struct buf *reply);
 

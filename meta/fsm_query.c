@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "log.pb-c.h"
+#include "meta/locks.h"
 #include "meta/fsm_parts.h"
 #include "meta/sessions.h"
 #include "meta/stripes.h"
@@ -309,6 +310,29 @@ static int query_counters(struct fsm *f, struct buf *reply)
     return 0;
 }
 
+static int query_tickets(struct fsm *f, struct bytes request, struct buf *reply)
+{
+    Cfs__QueryRequest *m = cfs__query_request__unpack(NULL, request.len, request.data);
+    if (m == NULL) {
+        return ERR_MALFORMED;
+    }
+    Cfs__TicketList list = CFS__TICKET_LIST__INIT;
+    list.granted = xcalloc(m->n_ticket, sizeof list.granted[0]);
+    int rc = 0;
+    for (size_t i = 0; i < m->n_ticket && rc >= 0; i++) {
+        rc = locks_waits(f, m->session, m->ticket[i]);
+        if (rc == 0) {
+            list.granted[list.n_granted++] = m->ticket[i];
+        }
+    }
+    if (rc >= 0) {
+        append(reply, &list.base);
+    }
+    free(list.granted);
+    cfs__query_request__free_unpacked(m, NULL);
+    return rc < 0 ? rc : 0;
+}
+
 int fsm_query(struct fsm *f, unsigned what, struct bytes request, struct buf *reply)
 {
     int failed = f->failed;
@@ -329,6 +353,9 @@ int fsm_query(struct fsm *f, unsigned what, struct bytes request, struct buf *re
         break;
     case FSM_QUERY_TABLES:
         rc = f->cluster.known ? query_tables(f, reply) : ERR_BUSY;
+        break;
+    case FSM_QUERY_TICKETS:
+        rc = query_tickets(f, request, reply);
         break;
     default:
         break;

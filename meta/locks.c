@@ -466,6 +466,14 @@ int locks_lock(struct fsm *f, const Cfs__LockOp *op, struct op_result *r)
     return rc;
 }
 
+int locks_waits(struct fsm *f, uint64_t session, uint64_t ticket)
+{
+    struct key k;
+    ticket_key(&k, session, ticket);
+    int rc = rows_get(f, &k, &f->value);
+    return rc == ERR_NOT_FOUND ? 0 : rc < 0 ? rc : 1;
+}
+
 int locks_cancel(struct fsm *f, const Cfs__LockCancelOp *op)
 {
     struct key k;

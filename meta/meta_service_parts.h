@@ -33,8 +33,6 @@ struct client { /* a session, in the leader's memory */
     uint32_t locks;
     struct server_peer *connection; /* NULL: none */
     char *host, *mount_point, *version;
-    uint64_t granted[64]; /* the newest lock tickets granted to it, in a ring */
-    uint64_t n_granted;
 };
 
 struct order { /* one deletion of dead ids of a group */

@@ -172,11 +172,6 @@ void service_session_tables(struct meta_service *s)
     buf_release(&body);
 }
 
-static void remember_grant(struct client *c, uint64_t ticket)
-{
-    c->granted[c->n_granted++ % array_count(c->granted)] = ticket;
-}
-
 static void tell_granted(struct meta_service *s, struct bytes granted)
 {
     struct cursor c = cursor_of(granted);
@@ -184,11 +179,7 @@ static void tell_granted(struct meta_service *s, struct bytes granted)
         struct client *to = service_client(s, cursor_le64(&c));
         Cfs__LockGranted m = CFS__LOCK_GRANTED__INIT;
         m.ticket = cursor_le64(&c);
-        if (to == NULL) {
-            continue;
-        }
-        remember_grant(to, m.ticket);
-        if (to->connection != NULL) {
+        if (to != NULL && to->connection != NULL) { /* else its next renewal asks */
             struct buf body;
             buf_init(&body);
             SERVICE_PACK(cfs__lock_granted, &m, &body);
@@ -334,18 +325,67 @@ static void grant_credit(struct meta_service *s, struct client *c, const Cfs__Se
     }
 }
 
-static size_t granted_again(const struct client *c, const Cfs__SessionRenew *m, uint64_t *out)
+static void renew_answer(struct meta_service *s, struct request *r, uint64_t credit,
+                         const Cfs__TicketList *tickets)
 {
-    size_t n = 0;
-    for (size_t i = 0; i < m->n_waiting_ticket; i++) {
-        for (size_t k = 0; k < array_count(c->granted) && k < c->n_granted; k++) {
-            if (c->granted[k] == m->waiting_ticket[i]) {
-                out[n++] = m->waiting_ticket[i];
-                break;
-            }
-        }
+    Cfs__SessionRenewReply reply = CFS__SESSION_RENEW_REPLY__INIT;
+    reply.reign = machine_state(s->machine).reign;
+    reply.credit = credit;
+    reply.tables_version = s->tables_version;
+    if (tickets != NULL) {
+        reply.granted_ticket = tickets->granted;
+        reply.n_granted_ticket = tickets->n_granted;
     }
-    return n;
+    struct buf body;
+    buf_init(&body);
+    SERVICE_PACK(cfs__session_renew_reply, &reply, &body);
+    request_reply(r, 0, buf_bytes(&body), NULL);
+    buf_release(&body);
+}
+
+/* A renewal that names lock tickets: the state says which of them do not wait any more. The event that told of a
+ * grant may have been lost with a connection, or with an earlier leader. */
+struct renewal {
+    struct meta_service *service;
+    struct request *request;
+    struct machine_read read;
+    struct buf body;
+    uint64_t credit;
+};
+
+static void renewal_done(struct machine_read *read)
+{
+    struct renewal *w = container_of(read, struct renewal, read);
+    Cfs__TicketList *list =
+        read->rc == 0 ? cfs__ticket_list__unpack(NULL, read->reply.len, read->reply.data) : NULL;
+    renew_answer(w->service, w->request, w->credit, list);
+    if (list != NULL) {
+        cfs__ticket_list__free_unpacked(list, NULL);
+    }
+    buf_release(&read->reply);
+    buf_release(&w->body);
+    free(w);
+}
+
+static void renew_tickets(struct meta_service *s, struct request *r, const struct client *c,
+                          const Cfs__SessionRenew *m)
+{
+    struct renewal *w = xcalloc(1, sizeof *w);
+    Cfs__QueryRequest query = CFS__QUERY_REQUEST__INIT;
+    query.has_session = 1;
+    query.session = m->session;
+    query.ticket = m->waiting_ticket;
+    query.n_ticket = m->n_waiting_ticket;
+    buf_init(&w->body);
+    SERVICE_PACK(cfs__query_request, &query, &w->body);
+    w->service = s;
+    w->request = r;
+    w->credit = c->credit;
+    w->read = (struct machine_read){.method = FSM_QUERY_TICKETS,
+                                    .query = true,
+                                    .request = buf_bytes(&w->body),
+                                    .on_done = renewal_done};
+    machine_read(s->machine, &w->read);
 }
 
 static void renew(struct meta_service *s, struct request *r, struct client *c, const Cfs__SessionRenew *m)
@@ -359,19 +399,11 @@ static void renew(struct meta_service *s, struct request *r, struct client *c, c
         take_bad(s, m->bad[i]);
     }
     grant_credit(s, c, m);
-    Cfs__SessionRenewReply reply = CFS__SESSION_RENEW_REPLY__INIT;
-    uint64_t *tickets = xcalloc(m->n_waiting_ticket + 1, sizeof tickets[0]);
-    reply.reign = machine_state(s->machine).reign;
-    reply.credit = c->credit;
-    reply.tables_version = s->tables_version;
-    reply.granted_ticket = tickets;
-    reply.n_granted_ticket = granted_again(c, m, tickets);
-    struct buf body;
-    buf_init(&body);
-    SERVICE_PACK(cfs__session_renew_reply, &reply, &body);
-    request_reply(r, 0, buf_bytes(&body), NULL);
-    buf_release(&body);
-    free(tickets);
+    if (m->n_waiting_ticket > 0) {
+        renew_tickets(s, r, c, m);
+    } else {
+        renew_answer(s, r, c->credit, NULL);
+    }
 }
 
 static void handle_renew(struct request *r, void *ctx)

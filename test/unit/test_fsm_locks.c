@@ -152,6 +152,42 @@ START_TEST(waiting_survives_a_restart)
 }
 END_TEST
 
+/* How many of the ticket's kind the state calls granted: 0 or 1. */
+static size_t asked_again(uint64_t ticket)
+{
+    Cfs__QueryRequest query = CFS__QUERY_REQUEST__INIT;
+    query.has_session = 1;
+    query.session = w.session;
+    query.ticket = &ticket;
+    query.n_ticket = 1;
+    struct buf in;
+    struct buf out;
+    buf_init(&in);
+    buf_init(&out);
+    cfs__query_request__pack(&query, buf_extend(&in, cfs__query_request__get_packed_size(&query)));
+    ck_assert_int_eq(fsm_query(w.fsm, FSM_QUERY_TICKETS, buf_bytes(&in), &out), 0);
+    Cfs__TicketList *list = cfs__ticket_list__unpack(NULL, out.len, out.data);
+    ck_assert_ptr_nonnull(list);
+    size_t n = list->n_granted;
+    cfs__ticket_list__free_unpacked(list, NULL);
+    buf_release(&in);
+    buf_release(&out);
+    return n;
+}
+
+START_TEST(a_grant_whose_event_was_lost_is_known_after_a_restart)
+{
+    ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_WRLCK}), 0);
+    ck_assert_int_eq(lock((struct want){.owner = 2, .end = 9, .type = F_WRLCK, .wait = true}),
+                     ERR_QUEUED);
+    uint64_t ticket = fsm_world_result(&w)->ticket;
+    ck_assert_uint_eq(asked_again(ticket), 0);
+    ck_assert_int_eq(lock((struct want){.owner = 1, .end = 9, .type = F_UNLCK}), 0);
+    ck_assert_int_eq(fsm_world_reopen(&w), 0);
+    ck_assert_uint_eq(asked_again(ticket), 1);
+}
+END_TEST
+
 static int cancel(uint64_t ticket)
 {
     Cfs__LockCancelOp c = CFS__LOCK_CANCEL_OP__INIT;
@@ -274,6 +310,7 @@ int main(void)
     tcase_add_test(t, neighbours_of_one_type_become_one);
     tcase_add_test(t, a_change_of_type_splits);
     tcase_add_test(t, a_waiter_gets_a_ticket_and_is_granted_by_the_unlock);
+    tcase_add_test(t, a_grant_whose_event_was_lost_is_known_after_a_restart);
     tcase_add_test(t, waiting_survives_a_restart);
     tcase_add_test(t, cancel_says_whether_it_came_too_late);
     tcase_add_test(t, a_circle_of_waiters_is_EDEADLK);
