@@ -1,5 +1,6 @@
 #include "test/lib/sim_client.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +113,30 @@ static void take_grant(struct sim_client *c, uint64_t ticket)
     forget_wait(c, ticket);
 }
 
+/* Until its answer is there a ticket that is being cancelled is neither granted nor not. */
+static bool being_cancelled(const struct sim_client *c, uint64_t ticket)
+{
+    for (const struct list *n = c->outstanding.next; n != &c->outstanding; n = n->next) {
+        const struct sim_record *r = container_of(n, struct sim_record, node);
+        for (unsigned i = 0; i < r->n_ops; i++) {
+            if (r->op[i].kind == SIM_CANCEL && r->op[i].ticket == ticket) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static bool waits_for(const struct sim_client *c, uint64_t ticket)
+{
+    for (unsigned i = 0; i < c->n_waiting; i++) {
+        if (c->waiting[i] == ticket) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int class_of(int rc)
 {
     return rc == 0 || rc == ERR_QUEUED ? rc : -1;
@@ -143,6 +168,8 @@ static void tell_model(struct sim_client *c, struct sim_record *r)
             remember_wait(c, op->got_ticket);
         } else if (op->kind == SIM_CANCEL && op->rc == 0) {
             forget_wait(c, op->ticket);
+        } else if (op->kind == SIM_CANCEL && op->rc == -EALREADY && waits_for(c, op->ticket)) {
+            take_grant(c, op->ticket);
         }
     }
 }
@@ -270,7 +297,10 @@ static void on_renewed(struct session *s, const struct Cfs__SessionRenewReply *m
 {
     (void)s;
     for (size_t i = 0; i < m->n_granted_ticket; i++) {
-        take_grant(ctx, m->granted_ticket[i]);
+        const struct sim_client *c = ctx;
+        if (waits_for(c, m->granted_ticket[i]) && !being_cancelled(c, m->granted_ticket[i])) {
+            take_grant(ctx, m->granted_ticket[i]);
+        }
     }
 }
 

@@ -812,6 +812,7 @@ static const struct found {
 } FOUND[] = {
     {18, "an order number of an earlier reign finishes no other order"},
     {30, "an append behind a failed one is refused, not a broken invariant"},
+    {100, "a waiter hears of its lock though the server crashed that granted it"},
 };
 
 /* One line here, and one for test/check.sh, which counts them. */
