@@ -63,6 +63,7 @@ for test in "${tests[@]}"; do
     grep -qE '^(ok|not ok|skip) ' "$CFS_TEST_WORK/lines" || echo "not ok $name: said nothing" >>"$CFS_TEST_WORK/lines"
     left=$(left_behind "$name")
     [ -z "$left" ] || echo "not ok $name: left behind: $(tr '\n' ' ' <<<"$left")" >>"$CFS_TEST_WORK/lines"
+    for dir in "$CFS_TEST_WORK/$name".*/; do [ -d "$dir" ] && "$here/clean.sh" "$dir"; done # only what was cut short left one
     cat "$CFS_TEST_WORK/lines"
     cat "$CFS_TEST_WORK/lines" >>"$out"
     [ -n "${TALLY:-}" ] && cat "$CFS_TEST_WORK/lines" >>"$TALLY"
