@@ -317,8 +317,9 @@ static int query_tickets(struct fsm *f, struct bytes request, struct buf *reply)
         return ERR_MALFORMED;
     }
     Cfs__TicketList list = CFS__TICKET_LIST__INIT;
-    list.granted = xcalloc(m->n_ticket, sizeof list.granted[0]);
-    int rc = 0;
+    list.granted = xcalloc(m->n_ticket + 1, sizeof list.granted[0]);
+    struct session s; /* of an ended one nothing waits, and nothing was granted */
+    int rc = sessions_get(f, m->session, &s);
     for (size_t i = 0; i < m->n_ticket && rc >= 0; i++) {
         rc = locks_waits(f, m->session, m->ticket[i]);
         if (rc == 0) {

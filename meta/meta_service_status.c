@@ -107,6 +107,11 @@ static void fill_meta(const struct meta_service *s, struct rows *rows, Cfs__Stat
     row->reserve_bytes = state.reserve_bytes;
     row->refusing_writes = state.refusing;
     row->version = (char *)(uintptr_t)s->options.version;
+    struct buf counters;
+    buf_init(&counters);
+    server_counters(s->options.server, &counters);
+    row->counters = cfs__counters_reply__unpack(NULL, counters.len, counters.data);
+    buf_release(&counters);
     m->meta[m->n_meta++] = row;
 }
 
@@ -188,6 +193,7 @@ static void answer(struct asking *a, const Cfs__FsmCounters *counters, const Cfs
     request_reply(a->request, 0, buf_bytes(&body), NULL);
     buf_release(&body);
     status_problems_free(&m);
+    cfs__counters_reply__free_unpacked(m.meta[0]->counters, NULL);
     for (size_t i = 0; i < m.n_chunk; i++) {
         cfs__counters_reply__free_unpacked(m.chunk[i]->counters, NULL);
     }
