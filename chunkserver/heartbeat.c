@@ -100,6 +100,10 @@ static void pack_beat(struct heartbeat *h, const struct disk_rows *rows, Cfs__Co
 {
     Cfs__ChunkHeartbeat m = CFS__CHUNK_HEARTBEAT__INIT;
     m.id = h->id;
+    const struct identity *id = fragstore_identity(h->o.store);
+    m.has_server = 1;
+    m.server =
+        (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)id->server, .len = IDENTITY_BYTES};
     m.n_disk = rows->n;
     m.disk = (Cfs__DiskRow **)(uintptr_t)rows->pointer;
     m.n_order_done = h->n_done;

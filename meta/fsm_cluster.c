@@ -132,7 +132,9 @@ static int bootstrap(struct fsm *f, const Cfs__LogBootstrap *m)
     memcpy(f->cluster.hash_key, m->hash_key.data, 16);
     cluster_put(f);
     f->effects->tables_changed = true;
-    *fsm_counter(f, COUNT_NEXT_SESSION) = 1;
+    /* Not from 1 on: a client whose servers were replaced by those of another cluster at the same address
+     * must not find its own session number there. */
+    *fsm_counter(f, COUNT_NEXT_SESSION) = get_le32(m->cluster.data) | 1u;
     *fsm_counter(f, COUNT_NEXT_BLOCK) = 1;
     *fsm_counter(f, COUNT_NEXT_SERVER) = 1;
     *fsm_counter(f, COUNT_NEXT_TICKET) = 1;

@@ -259,25 +259,43 @@ int command_entry(struct fsm *f, struct bytes body)
 /* ---- before it is proposed
  * ------------------------------------------------------------------------ */
 
-static Cfs__Ops *command_ops(struct bytes body)
+/* Counted before they are unpacked: an operation takes two bytes here and two hundred there. */
+static bool too_many(ProtobufCBinaryData packed)
+{
+    struct cursor c = cursor_of(BYTES(packed.data, packed.len));
+    size_t n = 0;
+    while (cursor_left(&c) > 0 && !c.bad && n <= FSM_OPS_MAX) {
+        uint64_t tag = cursor_varint(&c);
+        if ((tag & 7) == 2) {
+            (void)cursor_run(&c);
+        } else {
+            (void)cursor_varint(&c); /* no field of ours: how many there are is all that counts */
+        }
+        n++;
+    }
+    return n > FSM_OPS_MAX;
+}
+
+static int command_ops(struct bytes body, Cfs__Ops **out)
 {
     Cfs__CommandRequest *m = cfs__command_request__unpack(NULL, body.len, body.data);
     if (m == NULL) {
-        return NULL;
+        return ERR_MALFORMED;
     }
-    Cfs__Ops *ops = cfs__ops__unpack(NULL, m->ops.len, m->ops.data);
+    int rc = too_many(m->ops) ? ERR_TOO_BIG : 0;
+    *out = rc == 0 ? cfs__ops__unpack(NULL, m->ops.len, m->ops.data) : NULL;
     cfs__command_request__free_unpacked(m, NULL);
-    return ops;
+    return rc == 0 && *out == NULL ? ERR_MALFORMED : rc;
 }
 
 int command_validate(struct bytes body)
 {
-    Cfs__Ops *ops = command_ops(body);
-    if (ops == NULL) {
-        return ERR_MALFORMED;
+    Cfs__Ops *ops = NULL;
+    int rc = command_ops(body, &ops);
+    if (rc == 0) {
+        rc = ops->n_op > FSM_OPS_MAX ? ERR_TOO_BIG : 0;
+        cfs__ops__free_unpacked(ops, NULL);
     }
-    int rc = ops->n_op > FSM_OPS_MAX ? ERR_TOO_BIG : 0;
-    cfs__ops__free_unpacked(ops, NULL);
     return rc;
 }
 
@@ -293,7 +311,8 @@ static bool op_frees(const Cfs__Op *op)
 
 bool command_frees(struct bytes body)
 {
-    Cfs__Ops *ops = command_ops(body);
+    Cfs__Ops *ops = NULL;
+    (void)command_ops(body, &ops); /* one that is refused frees nothing */
     /* An empty one counts: by it a session uses up the number of a command that was refused below
      * the reserve; without it the commands that do free would wait behind the gap. */
     bool frees = ops != NULL;

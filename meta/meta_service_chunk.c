@@ -449,6 +449,12 @@ static void answer_heartbeat(struct meta_service *s, struct request *r, const Cf
 static void heartbeat(struct meta_service *s, struct request *r, const Cfs__ChunkHeartbeat *m)
 {
     struct registry_server *server = registry_find(&s->registry, m->id);
+    /* A server of another cluster that used to be served at this address: it must register, and is told then. Its
+     * fragments have numbers that are dead here. */
+    if (server != NULL && m->has_server &&
+        (m->server.len != 16 || memcmp(m->server.data, server->uuid, 16) != 0)) {
+        server = NULL;
+    }
     if (server == NULL) {
         request_reply(r, s->tables == NULL ? ERR_BUSY : ERR_NOT_FOUND, BYTES(NULL, 0), NULL);
         return;

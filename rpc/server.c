@@ -292,7 +292,11 @@ void request_reply(struct request *r, int rc, struct bytes body,
                   .status = status_of_rc(rc)},
         .body = body,
     };
-    CHECK(body.len <= FRAME_BODY_MAX);
+    if (body.len > FRAME_BODY_MAX) { /* whoever asks for so much is told, and ends nobody */
+        CHECK(payload == NULL);
+        o.frame.status = status_of_rc(ERR_TOO_BIG);
+        o.body = BYTES(NULL, 0);
+    }
     if (payload != NULL) {
         send_payload(r, &o, payload);
     } else if (r->peer != NULL) {

@@ -129,6 +129,32 @@ START_TEST(readdir_tells_every_name_once_over_many_replies)
 }
 END_TEST
 
+/* Two bytes each on the wire, two hundred in memory: they are counted before they are unpacked. */
+START_TEST(a_command_of_too_many_operations_is_refused_unpacked)
+{
+    struct buf ops, e;
+    buf_init(&ops);
+    buf_init(&e);
+    for (unsigned i = 0; i <= 4096; i++) {
+        buf_add(&ops, "\x0a\x00", 2);
+    }
+    struct fsm_entry_header h = {.type = ENTRY_COMMAND, .feature_level = 1, .time_ns = 1};
+    for (size_t len = 2 * 4096; len <= ops.len; len += 2) {
+        struct buf body;
+        buf_init(&body);
+        buf_add(&body, "\x08\x01\x10\x01\x18\x00\x22", 7);
+        buf_varint(&body, len);
+        buf_add(&body, ops.data, len);
+        buf_clear(&e);
+        fsm_entry_encode(&e, &h, buf_bytes(&body));
+        ck_assert_int_eq(fsm_validate(buf_bytes(&e)), len == 2 * 4096 ? 0 : ERR_TOO_BIG);
+        buf_release(&body);
+    }
+    buf_release(&ops);
+    buf_release(&e);
+}
+END_TEST
+
 START_TEST(an_entry_has_its_golden_bytes_and_every_short_header_is_refused)
 {
     struct buf e;
@@ -277,6 +303,7 @@ int main(void)
     tcase_add_test(t, an_unlinked_file_leaves_garbage_ids);
     tcase_add_test(t, readdir_tells_every_name_once_over_many_replies);
     tcase_add_test(t, an_entry_has_its_golden_bytes_and_every_short_header_is_refused);
+    tcase_add_test(t, a_command_of_too_many_operations_is_refused_unpacked);
     tcase_add_test(t, a_read_that_does_not_decode_or_is_unknown_is_refused);
     tcase_add_test(t, garbage_is_listed_in_bounded_pieces);
     tcase_add_test(t, servers_and_groups_are_in_the_tables);
