@@ -247,7 +247,7 @@ int main(int argc, char **argv)
         return 2;
     }
     const char *what = argv[1], *dir = argv[2];
-    long n = atol(argv[3]);
+    long n = strtol(argv[3], NULL, 10);
     double figure;
     if (strcmp(what, "seqwrite") == 0) {
         figure = seqwrite(dir, n);
@@ -258,7 +258,7 @@ int main(int argc, char **argv)
     } else if (strcmp(what, "probe") == 0) {
         figure = probe(dir, (double)n);
     } else {
-        figure = names(what, dir, n, argc > 4 ? atoi(argv[4]) : 1);
+        figure = names(what, dir, n, argc > 4 ? (int)strtol(argv[4], NULL, 10) : 1);
     }
     printf("%.2f\n", figure);
     return 0;

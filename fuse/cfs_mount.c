@@ -216,7 +216,7 @@ static int prepare(struct mounting *m, char *why)
                  errno == 0 ? "not a directory" : strerror(errno));
         return HOLDER_EXIT_MOUNT;
     }
-    strcpy(m->o.mount_point, resolved);
+    memcpy(m->o.mount_point, resolved, strlen(resolved) + 1);
     int rc = m->o.run_dir[0] ? snprintf(m->run_dir, sizeof m->run_dir, "%s", m->o.run_dir) < 0
                              : control_run_dir(CONTROL_RUN, resolved, m->run_dir, sizeof m->run_dir);
     if (rc < 0) {

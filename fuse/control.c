@@ -122,7 +122,7 @@ static int pid_in_file(const char *run_dir, const char *name)
     ssize_t bytes = read(fd, text, sizeof text - 1);
     close(fd);
     text[bytes > 0 ? bytes : 0] = 0;
-    return atoi(text);
+    return (int)strtol(text, NULL, 10);
 }
 
 static int wait_process(int pid, uint64_t until)

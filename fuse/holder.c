@@ -278,7 +278,7 @@ static int upgrade_worker(struct holder *h, const char *binary)
         if (rc < 0) {
             return rc;
         }
-        strcpy(h->binary, binary);
+        memcpy(h->binary, binary, strlen(binary) + 1);
     }
     struct pollfd p = {.fd = h->worker_fd, .events = POLLIN};
     (void)syscall(SYS_pidfd_send_signal, h->worker_fd, SIGUSR1, NULL, 0); /* gone is fine too */
@@ -550,7 +550,7 @@ int holder_take_over(void)
     }
     use_options(&h);
     const char *worker = getenv("CFS_HOLDER_WORKER");
-    h.worker = worker ? atoi(worker) : 0;
+    h.worker = worker ? (pid_t)strtol(worker, NULL, 10) : 0;
     siginfo_t info;
     h.worker_is_child = waitid(P_PID, (id_t)h.worker, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
     unsetenv("CFS_HOLDER_WORKER");

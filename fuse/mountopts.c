@@ -67,7 +67,7 @@ static int copy_value(char *to, size_t bytes, const char *value, const char *nam
     if (strlen(value) >= bytes || strchr(value, '\n')) {
         return refuse(why, "the value of option %s is too long or has a line break", name);
     }
-    strcpy(to, value);
+    memcpy(to, value, strlen(value) + 1);
     return 0;
 }
 
@@ -167,7 +167,7 @@ static int take_options(struct mountopts *o, const char *list, char *why)
     if (strlen(list) >= sizeof text) {
         return refuse(why, "%s", "the list of options is too long");
     }
-    strcpy(text, list);
+    memcpy(text, list, strlen(list) + 1);
     char *rest = text;
     while (rest) {
         char *option = strsep(&rest, ",");
@@ -182,7 +182,7 @@ static int take_options(struct mountopts *o, const char *list, char *why)
 static int check_addresses(const char *addresses, char *why)
 {
     char text[sizeof((struct mountopts *)0)->addresses], host[256], port[8];
-    strcpy(text, addresses);
+    memcpy(text, addresses, strlen(addresses) + 1);
     char *rest = text;
     while (rest) {
         char *one = strsep(&rest, ",");
@@ -205,10 +205,10 @@ static int take_spec(struct mountopts *o, const char *spec, char *why)
         strlen(colon + 1) >= sizeof o->path || strchr(spec, '\n')) {
         return refuse(why, "%s", "what is to be mounted is too long");
     }
-    strcpy(o->source, spec);
+    memcpy(o->source, spec, strlen(spec) + 1);
     memcpy(o->addresses, spec, len);
     o->addresses[len] = 0;
-    strcpy(o->path, colon + 1);
+    memcpy(o->path, colon + 1, strlen(colon + 1) + 1);
     return check_addresses(o->addresses, why);
 }
 

@@ -40,14 +40,14 @@ static bool first_line(const char *path, char *out, size_t out_bytes)
 static void identify(struct opening *o)
 {
     if (gethostname(o->host, sizeof o->host - 1) < 0) {
-        strcpy(o->host, "unknown");
+        snprintf(o->host, sizeof o->host, "unknown");
     }
     if (!first_line("/etc/machine-id", o->machine, sizeof o->machine) &&
         !first_line("/var/lib/dbus/machine-id", o->machine, sizeof o->machine)) {
         snprintf(o->machine, sizeof o->machine, "%.120s", o->host);
     }
     if (!first_line("/proc/sys/kernel/random/boot_id", o->boot, sizeof o->boot)) {
-        strcpy(o->boot, "unknown");
+        snprintf(o->boot, sizeof o->boot, "unknown");
     }
 }
 

@@ -1,5 +1,5 @@
-#ifndef CFS_TEST_FAKE_CLUSTER_H
-#define CFS_TEST_FAKE_CLUSTER_H
+#ifndef CFS_TEST_LIB_FAKE_CLUSTER_H
+#define CFS_TEST_LIB_FAKE_CLUSTER_H
 
 #include "fuse/itable.h"
 #include "fuse/reader.h"
