@@ -30,7 +30,7 @@ static uint64_t random_ino(struct sim_client *c, bool directory)
             return n->ino;
         }
     }
-    return directory ? MODEL_ROOT : 2 + below(c, 300);
+    return directory ? MODEL_ROOT : 500000 + below(c, 300); /* no guess is ever right */
 }
 
 static unsigned nodes_used(const struct model *m)
@@ -99,7 +99,7 @@ static void random_lock(struct sim_client *c, struct sim_op *op)
         break;
     case 2:
         op->kind = SIM_CANCEL;
-        op->ticket = c->n_waiting > 0 ? c->waiting[below(c, c->n_waiting)] : 1 + below(c, 50);
+        op->ticket = c->n_waiting > 0 ? c->waiting[below(c, c->n_waiting)] : 1000000 + below(c, 50);
         break;
     default:
         op->kind = SIM_UNLOCK;

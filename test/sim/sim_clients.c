@@ -667,10 +667,10 @@ static void check_replay(struct world *w, struct fsm *f)
     struct fsm *fresh = NULL;
     uint64_t have = 0, want = 0;
     CHECK(fsm_open(kv, &fresh) == 0);
-    if (rc != 0 || r.first != 1) {
-        sim_fail(&w->report,
-                 "the log cannot be read from its first entry: %s, it begins at %" PRIu64,
-                 err_name(rc), r.first);
+    if (rc != 0) {
+        sim_fail(&w->report, "the log cannot be read: %s", err_name(rc));
+    } else if (r.first != 1) { /* cut, as it may be: the whole of it is not there any more */
+        sim_trace(&w->report, "no replay: the log begins at %" PRIu64, r.first);
     } else {
         replay(&r, fsm_applied(f), fresh);
         CHECK(fsm_hash(fresh, &have) == 0 && fsm_hash(f, &want) == 0);
