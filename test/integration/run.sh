@@ -61,6 +61,9 @@ for test in "${tests[@]}"; do
     *) grep -q '^not ok' "$CFS_TEST_WORK/lines" || echo "not ok $name: ended with status $rc: $(tail -n 1 "$CFS_TEST_WORK/$name.out")" >>"$CFS_TEST_WORK/lines" ;;
     esac
     grep -qE '^(ok|not ok|skip) ' "$CFS_TEST_WORK/lines" || echo "not ok $name: said nothing" >>"$CFS_TEST_WORK/lines"
+    # A script that broke off ends with what it had by then; its own words tell.
+    broke=$(grep -m 1 -E '\.sh: line [0-9]+: .*(unbound variable|syntax error|command not found)' "$CFS_TEST_WORK/$name.out")
+    [ -z "$broke" ] || echo "not ok $name: $broke" >>"$CFS_TEST_WORK/lines"
     left=$(left_behind "$name")
     [ -z "$left" ] || echo "not ok $name: left behind: $(tr '\n' ' ' <<<"$left")" >>"$CFS_TEST_WORK/lines"
     for dir in "$CFS_TEST_WORK/$name".*/; do [ -d "$dir" ] && "$here/clean.sh" "$dir"; done # only what was cut short left one

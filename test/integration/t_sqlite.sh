@@ -32,22 +32,25 @@ if [ -n "$LONG" ] && command -v mariadbd >/dev/null; then
     check 'MariaDB: install' mariadb-install-db --no-defaults --user=root --datadir="$data" --skip-test-db --auth-root-authentication-method=normal
     db_start() {
         mariadbd --no-defaults --user=root --datadir="$data" --socket="$socket" --skip-networking --pid-file="$WORK/mariadb.pid" >>"$WORK/mariadb.log" 2>&1 &
-        db=$!
-        remember $db
+        echo $! >"$WORK/mariadb.started" # check runs this in a subshell
         until_true 60 mariadb --no-defaults -u root -S "$socket" -e 'select 1'
     }
     sql() { mariadb --no-defaults -u root -S "$socket" -N -e "$1"; }
     check 'MariaDB: start' db_start
+    db=$(<"$WORK/mariadb.started")
+    remember "$db"
     sql 'create database d; create table d.t(i int primary key, x varchar(100)) engine=innodb'
     for i in $(seq 200); do echo "insert into d.t values($i, md5($i));"; done | mariadb --no-defaults -u root -S "$socket"
     before=$(sql 'select count(*), sum(crc32(x)) from d.t')
-    kill -KILL $db
-    wait $db 2>/dev/null
+    kill -KILL "$db"
+    until_true 10 bash -c "! kill -0 $db"
     check 'MariaDB: start after kill -9' db_start
+    db=$(<"$WORK/mariadb.started")
+    remember "$db"
     same 'MariaDB: every row is there' "$(sql 'select count(*), sum(crc32(x)) from d.t')" "$before"
     check 'MariaDB: check table' bash -c "mariadb --no-defaults -u root -S '$socket' -N -e 'check table d.t' | grep -q OK"
     mariadb-admin --no-defaults -u root -S "$socket" shutdown 2>/dev/null
-    wait $db 2>/dev/null
+    until_true 60 bash -c "! kill -0 $db"
 elif [ -n "$LONG" ]; then
     skip 'MariaDB' 'mariadbd is not installed'
 fi
