@@ -18,6 +18,14 @@ struct epoch_row {
     uint32_t pg, epoch;
 };
 
+/* Ids ordered deleted. A put of one may still come, from a client that was stopped or over a slow connection; it would
+ * lie here for ever, for nobody orders the same deletion again. The newest orders are enough for that. */
+enum { DEAD_RANGES = 1024 };
+struct dead_range {
+    uint32_t pg;
+    uint64_t first, last;
+};
+
 struct chunk_service {
     struct server *server;
     struct fragstore *store;
@@ -29,6 +37,8 @@ struct chunk_service {
     struct timer pump; /* armed when a buffer came back */
     struct timers *timers;
     struct log_limit corrupt_limit;
+    struct dead_range dead[DEAD_RANGES]; /* a ring */
+    uint64_t n_dead;
 };
 
 /* A request on its way through the store. */
@@ -94,6 +104,27 @@ bool chunk_service_set_reign(struct chunk_service *cs, uint64_t reign)
     return true;
 }
 
+void chunk_service_dead(struct chunk_service *cs, uint32_t pg, uint64_t first, uint64_t count)
+{
+    if (count > 0) {
+        uint64_t last = count - 1 > UINT64_MAX - first ? UINT64_MAX : first + count - 1;
+        cs->dead[cs->n_dead++ % DEAD_RANGES] =
+            (struct dead_range){.pg = pg, .first = first, .last = last};
+    }
+}
+
+static bool is_dead(const struct chunk_service *cs, const struct frag_key *key)
+{
+    uint64_t n = cs->n_dead < DEAD_RANGES ? cs->n_dead : DEAD_RANGES;
+    for (uint64_t i = 0; i < n; i++) {
+        const struct dead_range *d = &cs->dead[i];
+        if (d->pg == key->pg && d->first <= key->id && key->id <= d->last) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- put ---------------------------------------------------------------------------------- */
 
 static void put_done(struct frag_op *op)
@@ -153,6 +184,8 @@ static void handle_put(struct request *r, void *ctx)
         request_fail(r, -EINVAL, "fragment refused: %s", refusal);
     } else if (row != NULL && w->op.fragment.epoch < row->epoch) {
         request_fail(r, ERR_STALE_EPOCH, "group %u has epoch %u", row->pg, row->epoch);
+    } else if (is_dead(cs, &w->op.fragment.key)) {
+        request_fail(r, ERR_DEAD_ID, "this id was deleted");
     } else {
         w->op.data = r->payload->data;
         fragstore_submit(cs->store, &w->op);
@@ -377,6 +410,7 @@ static void delete_next(struct frag_op *op)
         const Cfs__Uint64Range *range = w->ranges->id[w->last++];
         op->fragment.key = (struct frag_key){.pg = w->ranges->pg, .id = range->first};
         op->count = range->count;
+        chunk_service_dead(w->cs, w->ranges->pg, range->first, range->count);
         fragstore_submit(w->cs->store, op);
         return;
     }

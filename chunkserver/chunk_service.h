@@ -21,4 +21,7 @@ void chunk_service_free(struct chunk_service *cs); /* nothing may be in the stor
 void chunk_service_set_epoch(struct chunk_service *cs, uint32_t pg, uint32_t epoch);
 bool chunk_service_set_reign(struct chunk_service *cs, uint64_t reign); /* false: it is older */
 
+/* These ids are being deleted: puts of them are refused from now on, unless that was long ago. */
+void chunk_service_dead(struct chunk_service *cs, uint32_t pg, uint64_t first, uint64_t count);
+
 #endif

@@ -356,6 +356,7 @@ static void orders_next(struct heartbeat *h)
         one->op.fragment.key =
             (struct frag_key){.pg = h->reply->order[order]->pg, .id = range->first};
         one->op.count = range->count;
+        chunk_service_dead(h->o.service, h->reply->order[order]->pg, range->first, range->count);
         one->op.on_done = range_deleted;
     }
     h->deleting = n;

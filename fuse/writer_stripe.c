@@ -454,6 +454,7 @@ static void learn(struct writer *w, const struct wput *put)
         tables_again(w);
         break;
     case ERR_ID_CONFLICT:
+    case ERR_DEAD_ID:
     case ERR_BUSY:
     case ERR_CANCELLED: /* the table has a new address for it */
         break;

@@ -99,7 +99,7 @@ static void print_chunk(const Cfs__StatusReply__Chunk *c)
 static void print_client(const Cfs__StatusReply__Client *c)
 {
     size_text dirty, memory, limit;
-    printf("%-8" PRIu64 " %-16.16s %-24.24s %9s %9s of %-8s %5u  %.1f s ago\n", c->session, c->host,
+    printf("%-10" PRIu64 " %-16.16s %-24.24s %9s %9s of %-8s %5u  %.1f s ago\n", c->session, c->host,
            c->mount_point != NULL ? c->mount_point : "", cmd_size(c->dirty_bytes, dirty),
            cmd_size(c->memory_bytes, memory), cmd_size(c->memory_limit, limit), c->locks,
            (double)c->last_renewed_ms / 1000);
@@ -107,7 +107,7 @@ static void print_client(const Cfs__StatusReply__Client *c)
 
 static void print_client_head(void)
 {
-    printf("%-8s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY",
+    printf("%-10s %-16s %-24s %9s %9s    %-8s %5s  %s\n", "CLIENT", "HOST", "MOUNT", "DIRTY",
            "MEMORY", "LIMIT", "LOCKS", "RENEWED");
 }
 

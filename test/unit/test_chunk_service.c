@@ -511,6 +511,8 @@ START_TEST(orders_are_carried_out_and_reported_at_once)
     ck_assert_int_eq(get_one(&w, 2, 8192, 0, 0), ERR_NOT_FOUND);
     ck_assert_int_eq(get_one(&w, 9, 8192, 0, 0), ERR_NOT_FOUND);
     ck_assert_int_eq(get_one(&w, 10, 8192, 0, 0), 0);
+    ck_assert_int_eq(put_one(&w, 9, 8192), ERR_DEAD_ID); /* it was on its way all the time */
+    ck_assert_int_eq(put_one(&w, 11, 8192), 0);
     ck_assert_uint_eq(w.fragments, 2);
     world_release(&w);
 }
