@@ -152,6 +152,20 @@ static void record_stripe(struct arena_commit *record, const struct wstripe *s)
     }
 }
 
+/* The size that the server has once everything sent to it is applied: a smaller one would cut what
+ * a commit that is still under way has brought. */
+static uint64_t size_sent(const struct wcommit *c)
+{
+    uint64_t size = (uint64_t)c->wi->inode->st.st_size;
+    list_for_each (node, &c->w->commits) {
+        const struct wcommit *other = list_entry(node, struct wcommit, node);
+        if (other->wi == c->wi && other != c && other->end > size) {
+            size = other->end;
+        }
+    }
+    return size;
+}
+
 /* What of size and times goes along. While other data is on its way the size says no more than what
  * is committed, so that a crash of this machine leaves a prefix rather than zeroes. */
 static void record_meta(struct wcommit *c)
@@ -162,18 +176,18 @@ static void record_meta(struct wcommit *c)
     record->flags = dirty == NULL ? 0 : dirty->flags;
     record->mtime = dirty == NULL ? 0 : dirty->mtime;
     uint64_t size = dirty == NULL ? 0 : dirty->size;
+    uint64_t end = size_sent(c);
+    for (unsigned i = 0; i < record->n_extents; i++) {
+        const uint64_t e = record->extent[i].offset + record->extent[i].length;
+        end = e > end ? e : end;
+    }
     const bool all = wi->n_idle == 0 && wi->n_stripes == 0 && wi->n_ready == 0;
     if (!all && !c->is_inline) {
-        uint64_t end = (uint64_t)wi->inode->st.st_size;
-        for (unsigned i = 0; i < record->n_extents; i++) {
-            const uint64_t e = record->extent[i].offset + record->extent[i].length;
-            end = e > end ? e : end;
-        }
         c->size_partial = end < size;
         size = end < size ? end : size;
     }
     record->size = size;
-    c->size = size;
+    c->end = (record->flags & ARENA_INODE_SIZE) && size > end ? size : end;
     c->meta_stamp = wi->meta_stamp;
     if (c->is_inline) {
         record->flags |= ARENA_COMMIT_INLINE;
@@ -303,7 +317,7 @@ void commit_inline(struct winode *wi)
     }
     wi->inline_commit = c;
     record_meta(c);
-    c->size = c->record->size = size;
+    c->record->size = size;
     submit(c);
 }
 

@@ -136,7 +136,8 @@ struct wcommit {
     unsigned n_pages;
     struct buf content;
     bool is_inline;
-    uint64_t meta_stamp, size;
+    uint64_t meta_stamp;
+    uint64_t end; /* the file's size at the server once this is applied */
     bool size_partial;
 };
 

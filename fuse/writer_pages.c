@@ -162,10 +162,32 @@ void pages_take_off(struct winode *wi, uint32_t p)
     enter_state(wi, wp, PAGE_FLIGHT);
 }
 
+/* The record that superseded this one now stands for its bytes, too: a flush that counted on them
+ * waits for it. It is idle: no page is sent while an older record of it is in flight. */
+static void since_as_old(struct winode *wi, const struct wpage *older)
+{
+    struct writer *w = wi->w;
+    const uint32_t p = page_index(w, older);
+    for (struct wpage *wp = first_of(w, wi->ino, page_number(w, p)); wp != NULL;
+         wp = next_of(w, wp)) {
+        const uint32_t q = page_index(w, wp);
+        if (wp->state == PAGE_IDLE && page_from(w, q) <= page_from(w, p) &&
+            page_to(w, q) >= page_to(w, p) && wp->since > older->since) {
+            leave_state(wi, wp);
+            wp->since = older->since;
+            enter_state(wi, wp, PAGE_IDLE);
+            return;
+        }
+    }
+}
+
 void pages_put_back(struct winode *wi, uint32_t p)
 {
     struct wpage *wp = &wi->w->page[p];
     CHECK(wp->state == PAGE_FLIGHT && wp->owner == wi);
+    if (wp->superseded && !wi->gone) {
+        since_as_old(wi, wp);
+    }
     if (wp->superseded || wi->gone) {
         pages_free(wi, p); /* the newer record has all of it, or nobody wants it */
         return;
