@@ -77,8 +77,18 @@ static void fallocate_done(struct task *t, int rc, const Cfs__OpReply *reply)
     task_error(t, rc);
 }
 
+/* A preallocation takes no space yet, and several may together be more than there is; but one that could
+ * never be filled is refused, as everywhere. Not when it may have been carried out before. */
+static bool fallocate_fits(const struct task *t)
+{
+    const uint64_t there = (uint64_t)t->in->st.st_blocks * 512;
+    return (t->flags & FALLOC_FL_PUNCH_HOLE) != 0 || task_numbered(t) || t->length <= there ||
+           writer_has_space(t->o->c->writer, t->length - there);
+}
+
 static void fallocate_submit(struct task *t, int rc)
 {
+    rc = rc == 0 && !fallocate_fits(t) ? -ENOSPC : rc;
     if (rc != 0) {
         task_error(t, rc);
         return;

@@ -602,6 +602,13 @@ void writer_rebuild(struct writer *w)
     w->retire = true;
 }
 
+bool writer_has_space(const struct writer *w, uint64_t bytes)
+{
+    const struct client *c = w->client;
+    const uint64_t left = w->credit > w->credit_used ? w->credit - w->credit_used : 0;
+    return bytes / c->policy.k <= left / (c->policy.k + c->policy.m);
+}
+
 void writer_credit(struct writer *w, uint64_t credit_bytes)
 {
     w->credit = credit_bytes;

@@ -78,6 +78,8 @@ void writer_drop_clean(struct writer *w, struct inode *in, uint64_t offset, uint
 /* st_blocks: bytes that are dirty and not yet counted by the server. */
 uint64_t writer_dirty_bytes(struct writer *w, const struct inode *in);
 uint64_t writer_total_dirty(const struct writer *w);
+/* Whether so many more bytes would fit in the cluster, by the last renewal. */
+bool writer_has_space(const struct writer *w, uint64_t bytes);
 void writer_credit(struct writer *w, uint64_t credit_bytes); /* from a renewal of the session */
 
 #endif
