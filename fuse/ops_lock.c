@@ -35,9 +35,9 @@ static struct task *ticket_find(struct ops *o, uint64_t ticket)
 void ops_lock_granted(struct ops *o, uint64_t ticket)
 {
     struct task *t = ticket_find(o, ticket);
-    if (t == NULL) {
+    if (t == NULL || t->cmd_out) { /* the answer to a cancel says the same; one to a repeat does not */
         o->grants[o->grants_next++ % OPS_GRANTS_KEPT] = ticket;
-    } else if (!t->cmd_out) { /* else the answer to its cancel says the same */
+    } else {
         task_error(t, 0);
     }
 }
@@ -55,9 +55,25 @@ static bool granted_before(struct ops *o, uint64_t ticket)
 
 /* ---- cancel ---- */
 
+static void park(struct task *t, uint64_t ticket);
+
+/* Waits by its ticket from here on: the number of the command that queued it is done with. */
+static void unnumber(struct task *t)
+{
+    uint64_t seq = opreq_seq(t->r);
+    opreq_set_seq(t->r, 0);
+    session_release_seq(t->o->c->session, seq);
+}
+
 static void cancel_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
     (void)reply;
+    if (rc == ERR_QUEUED) { /* a worker died between ticket and number: the number was the lock's own */
+        table_remove(&t->o->tickets, &t->by_ticket);
+        unnumber(t);
+        park(t, t->ticket);
+        return;
+    }
     bool granted = rc == -EALREADY;
     task_error(t, granted ? 0 : rc == 0 ? -EINTR : rc);
 }
@@ -134,10 +150,8 @@ static void lock_done(struct task *t, int rc, const Cfs__OpReply *reply)
         task_error(t, rc == ERR_QUEUED ? ERR_MALFORMED : rc);
         return;
     }
-    uint64_t seq = opreq_seq(t->r);
     opreq_set_ticket(t->r, reply->ticket);
-    opreq_set_seq(t->r, 0);
-    session_release_seq(t->o->c->session, seq);
+    unnumber(t);
     park(t, reply->ticket);
 }
 

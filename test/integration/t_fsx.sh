@@ -16,6 +16,10 @@ for seed in 1 2; do
 done
 plain && exit 0
 cluster_down
+CFS_DIE_EVERY=60 cluster_up
+mkdir "$MNT/locks"
+check 'locks while the worker kills itself' timeout 60 "$helpers/lockload" "$MNT/locks" $([ -n "$LONG" ] && echo 40 || echo 8)
+cluster_down
 cluster_up
 check 'a file written backwards' timeout 60 "$helpers/backwards" "$MNT/backwards" "$(pid_of meta1)"
 cluster_down
