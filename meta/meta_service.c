@@ -283,14 +283,20 @@ static void on_gone(struct server_peer *p, void *ctx)
     registry_gone(&s->registry, p, service_now(s));
 }
 
-static void tick_due(struct timer *t)
+void service_watch_gap(struct meta_service *s)
 {
-    struct meta_service *s = container_of(t, struct meta_service, tick);
     const uint64_t now = service_now(s);
     if (now > s->tick_ms + SERVICE_TICK_MS + SERVICE_GAP_MS) {
         service_session_forgive(s);
         registry_forgive(&s->registry, now);
     }
+}
+
+static void tick_due(struct timer *t)
+{
+    struct meta_service *s = container_of(t, struct meta_service, tick);
+    const uint64_t now = service_now(s);
+    service_watch_gap(s);
     s->tick_ms = now;
     if (s->leader) {
         service_chunk_tick(s);

@@ -128,6 +128,9 @@ bool service_leads(struct meta_service *s, struct request *r);
 void service_answer_effects(struct request *r, const struct proposal *p);
 void service_tables_changed(struct meta_service *s, bool replicated);
 uint64_t service_raw_free(const struct meta_service *s); /* what may still be granted */
+/* The loop did not run for a while: nobody is late. Whoever judges by the clock looks first: after a pause
+ * requests are read before the tick runs. */
+void service_watch_gap(struct meta_service *s);
 void service_counters(struct meta_service *s); /* refreshes what status and garbage know */
 
 void service_session_init(struct meta_service *s);

@@ -258,6 +258,7 @@ static void handle_open(struct request *r, void *ctx)
         request_reply(r, ERR_BUSY, BYTES(NULL, 0), NULL);
         return;
     }
+    service_watch_gap(s);
     struct asked *a = asked_new(s, r, ENTRY_SESSION_OPEN, open_done);
     a->open = open;
     struct expiry x = {.service = s, .sessions = xcalloc(s->clients.n + 1, sizeof x.sessions[0])};

@@ -732,7 +732,9 @@ int raft_log_append(struct raft_log *log, uint64_t first_index, const struct raf
     if (log->failed) {
         return -EIO; /* what was to stand below this batch may have been lost with the failure */
     }
-    CHECK(log->n_segments == 0 || first_index <= log->next);
+    if (log->n_segments > 0 && first_index > log->next) {
+        return -EIO; /* the batch before it found no room, and whoever waited for that is stopping */
+    }
     return append_twice(log, first_index, entries, n);
 }
 
