@@ -164,6 +164,13 @@ int ops_report_error(struct inode *in, struct arena_handle *handle)
 
 int ops_open_handle(struct task *t, struct inode *in, uint32_t flags)
 {
+    if (t->r->fatal) { /* its caller was killed and has its answer: no RELEASE would ever come */
+        if ((flags & ARENA_HANDLE_ORPHAN) != 0 && handles_count(t->o->handles, in->ino) == 0) {
+            handles_keep_orphan(t->o->handles, in->ino);
+            background_release(t->o->background, in->ino);
+        }
+        return -EINTR;
+    }
     struct handle_want want = {
         .ino = in->ino,
         .unique = t->r->unique,
