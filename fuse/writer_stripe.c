@@ -69,7 +69,8 @@ static void grant_done(struct command *cmd)
 void ids_want(struct writer *w)
 {
     struct client *c = w->client;
-    if (w->granting || w->ended || c->timers->now_ms < w->grant_retry_ms) {
+    if (w->granting || w->ended || c->timers->now_ms < w->grant_retry_ms ||
+        session_id(c->session) == 0) { /* not open yet: a slow server, the tick comes again */
         return;
     }
     Cfs__Ops ops = CFS__OPS__INIT;
