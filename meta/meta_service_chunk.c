@@ -77,7 +77,9 @@ static bool same_text(const char *a, const char *b)
 
 static void register_chunk(struct meta_service *s, struct request *r, const Cfs__ChunkRegister *m)
 {
-    if (m->server.len != 16 || (m->has_cluster && m->cluster.len != 16) || strlen(m->address) > 255) {
+    if (m->server.len != 16 || (m->has_cluster && m->cluster.len != 16) ||
+        strlen(m->address) > SERVICE_TEXT_MAX || strlen(m->version) > SERVICE_TEXT_MAX ||
+        (m->domain != NULL && strlen(m->domain) > SERVICE_TEXT_MAX)) {
         request_fail(r, ERR_MALFORMED, "not the identity and address of a chunk server");
         return;
     }
@@ -343,7 +345,8 @@ static struct registry_disk *take_disks(const Cfs__ChunkHeartbeat *m, unsigned *
             .filesystem = row->filesystem,
             .filesystem_free = row->filesystem_free,
             .state = row->state,
-            .path = row->path != NULL ? xstrdup(row->path) : NULL,
+            .path = row->path != NULL && strlen(row->path) <= SERVICE_PATH_MAX ? xstrdup(row->path)
+                                                                               : NULL,
         };
         if (row->uuid.len == 16) {
             memcpy(disks[i].uuid, row->uuid.data, 16);

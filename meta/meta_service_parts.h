@@ -19,6 +19,9 @@ enum {
     SERVICE_ORDER_RANGES = 1024,
     SERVICE_ORDERS_PER_BEAT = 64,
     SERVICE_ORDER_AGAIN_MS = 5000,
+    SERVICE_OPEN_BYTES_MAX = 16 << 10, /* of a SessionOpen */
+    SERVICE_TEXT_MAX = 255,            /* of what a chunk server says of itself */
+    SERVICE_PATH_MAX = 4096,
     SERVICE_BAD_MAX = 256      /* bad fragments remembered */
 };
 

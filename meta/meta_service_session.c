@@ -248,6 +248,10 @@ static void handle_open(struct request *r, void *ctx)
     if (!service_leads(s, r)) {
         return;
     }
+    if (r->body.len > SERVICE_OPEN_BYTES_MAX) { /* it is kept, and shown in every status */
+        request_reply(r, ERR_TOO_BIG, BYTES(NULL, 0), NULL);
+        return;
+    }
     Cfs__SessionOpen *open = cfs__session_open__unpack(NULL, r->body.len, r->body.data);
     if (open == NULL) {
         request_malformed(r);
@@ -283,10 +287,11 @@ static void take_bad(struct meta_service *s, const Cfs__BadFragment *b)
         }
     }
     s->bad_count++;
-    if (s->n_bad < SERVICE_BAD_MAX) {
-        s->bad[s->n_bad++] = (struct bad_fragment){
-            .pg = b->pg, .slot = b->slot, .server = b->server, .what = b->what, .stripe = b->stripe};
+    if (s->n_bad == SERVICE_BAD_MAX) {
+        return; /* what is not remembered may have been told before */
     }
+    s->bad[s->n_bad++] = (struct bad_fragment){
+        .pg = b->pg, .slot = b->slot, .server = b->server, .what = b->what, .stripe = b->stripe};
     log_warn("bad fragment reported, pg=%u stripe=%llu slot=%u server=%u what=%s", b->pg,
              (unsigned long long)b->stripe, b->slot, b->server, b->what == 2 ? "corrupt" : "missing");
 }
