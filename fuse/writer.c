@@ -97,6 +97,9 @@ void writer_deliver(struct writer *w)
     while (!list_empty(&mine)) {
         struct writer_wait *wait = list_first(&mine, struct writer_wait, node);
         list_remove(&wait->node);
+        if (wait->rc != 0 && (wait->kind == WAIT_QUIESCE || wait->kind == WAIT_QUIESCE_FLUSH)) {
+            writer_resume(w, wait->inode); /* it failed: it holds nothing */
+        }
         wait->on_done(wait, wait->rc);
     }
 }

@@ -422,6 +422,24 @@ START_TEST(a_cancelled_quiesce_leaves_nothing_held)
 }
 END_TEST
 
+START_TEST(a_quiesce_that_fails_holds_nothing_back)
+{
+    struct rig g = rig_new(19);
+    write_version(&g, 0, 3 * MIB, 1);
+    g.cl->command_status = -ENOSPC;
+    g.cl->write_errors = 1;
+    struct waiting x = {.wait = {.on_done = waited}};
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_quiesce(g.w->client.writer, in, true, &x.wait);
+    cluster_run(g.cl, 200);
+    ck_assert_uint_eq(x.done, 1);
+    ck_assert_int_ne(x.rc, 0);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    check_version(&g, 0, 3 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(forget_drops_what_is_dirty_and_under_way)
 {
     struct rig g = rig_new(16);
@@ -528,6 +546,7 @@ int main(void)
     tcase_add_test(t, without_credit_writes_wait_and_then_fail);
     tcase_add_test(t, quiesce_holds_back_what_is_new);
     tcase_add_test(t, a_cancelled_quiesce_leaves_nothing_held);
+    tcase_add_test(t, a_quiesce_that_fails_holds_nothing_back);
     tcase_add_test(t, forget_drops_what_is_dirty_and_under_way);
     tcase_add_test(t, discard_and_truncate_take_bytes_out);
     tcase_add_test(t, outline_makes_extents_of_an_inline_file);
