@@ -16,7 +16,7 @@ export LONG
 jobs=$(nproc)
 steps=${*:-build unit sim clang san tidy fuzz integration}
 
-tools/deps.sh check || { echo "0 passed, 1 failed"; exit 1; }
+tools/deps.sh "$([ -n "$LONG" ] && echo long || echo check)" || { echo "0 passed, 1 failed"; exit 1; }
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/cfs-check.XXXXXX") || exit 1
 TALLY=$WORK/tally

@@ -2,6 +2,7 @@
 # tools/deps.sh: installs what CFS needs on a Debian machine, and says so.
 #   tools/deps.sh build     what `make up` needs: compiler and libraries
 #   tools/deps.sh check     what `make check` needs besides
+#   tools/deps.sh long      what `make check-long` needs besides
 #   tools/deps.sh bench     what `make bench` needs besides
 # Asks nothing. Installs only what is missing; silent when nothing is.
 set -u
@@ -13,6 +14,8 @@ build_packages="gcc make pkg-config libfuse3-dev fuse3 libuv1-dev libleveldb-dev
 check_packages="check clang clang-tidy cppcheck libclang-rt-14-dev acl attr sqlite3 fio rsync git
     stress-ng dbench xz-utils e2fsprogs iproute2 python3"
 bench_packages="glusterfs-server glusterfs-client sqlite3 fio dbench git attr"
+# The server alone, without the service that mariadb-server would start.
+long_packages="mariadb-server-core mariadb-client-core"
 raft_min=0.22
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -109,10 +112,15 @@ check)
     install_list $build_packages $check_packages
     install_raft
     ;;
+long)
+    # shellcheck disable=SC2086
+    install_list $build_packages $check_packages $long_packages
+    install_raft
+    ;;
 bench)
     # shellcheck disable=SC2086
     install_list $build_packages $bench_packages
     install_raft
     ;;
-*) fail "usage: tools/deps.sh build|check|bench" ;;
+*) fail "usage: tools/deps.sh build|check|long|bench" ;;
 esac

@@ -49,7 +49,7 @@ if [ -n "$LONG" ] && command -v mariadbd >/dev/null; then
     remember "$db"
     same 'MariaDB: every row is there' "$(sql 'select count(*), sum(crc32(x)) from d.t')" "$before"
     check 'MariaDB: check table' bash -c "mariadb --no-defaults -u root -S '$socket' -N -e 'check table d.t' | grep -q OK"
-    mariadb-admin --no-defaults -u root -S "$socket" shutdown 2>/dev/null
+    sql shutdown
     until_true 60 bash -c "! kill -0 $db"
 elif [ -n "$LONG" ]; then
     skip 'MariaDB' 'mariadbd is not installed'
