@@ -328,10 +328,10 @@ static int run(struct stat_run *r, const char *path, uint64_t ino)
     status = show_layout(r, path, ino);
     if (status == CMD_GOOD) {
         status = r->bad > 0 ? CMD_DEGRADED : CMD_GOOD;
-        if (r->json == NULL) {
+        if (r->json == NULL && r->good + r->bad > 0) {
             printf("  %u fragments good, %u not%s\n", r->good, r->bad,
                    r->lost > 0 ? ": SOME DATA CANNOT BE READ NOW" : "");
-        } else {
+        } else if (r->json != NULL) {
             json_close(&j, ']');
             json_number(&j, "good", r->good);
             json_number(&j, "bad", r->bad);
