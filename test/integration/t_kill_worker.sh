@@ -6,7 +6,7 @@
 need fio sqlite3 gcc
 need_cluster 'the client killed'
 cluster_up
-seconds=$([ -n "$LONG" ] && echo 300 || echo 40)
+seconds=$([ -n "$LONG" ] && echo 300 || echo 60)
 mkdir "$MNT/maps" "$MNT/locks" "$MNT/build" "$MNT/sync"
 fio --name=load --directory="$MNT" --size=64m --rw=randwrite --bs=4k-64k --verify=crc32c --verify_fatal=1 --time_based --runtime="$seconds" --rate=20m --minimal >"$WORK/fio.out" 2>&1 &
 fio_pid=$!

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 need_cluster 'memory'
 cluster_up
-n=$([ -n "$LONG" ] && echo 1000000 || echo 40000)
+n=$([ -n "$LONG" ] && echo 1000000 || echo 100000)
 cat >"$WORK/make.py" <<'PY'
 import os, sys
 root, count = sys.argv[1], int(sys.argv[2])
