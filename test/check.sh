@@ -103,7 +103,7 @@ run_step() {
             echo "integration tests need root and /dev/fuse"
             echo "not ok integration (needs root and /dev/fuse)" >>"$TALLY"
         else
-            step 'integration' "$([ -n "$LONG" ] && echo 10800 || echo 1500)" test/integration/run.sh
+            step 'integration' "$([ -n "$LONG" ] && echo 10800 || echo 2000)" test/integration/run.sh
         fi
         ;;
     *) echo "no step $1"; echo "not ok step $1" >>"$TALLY" ;;

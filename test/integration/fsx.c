@@ -1,8 +1,8 @@
 /* fsx DIR OPERATIONS SEED [WORKERS]: what a single program may assume, whatever happens to the client below it. Each worker is
  * a process with a few small files of its own, which it writes, appends to, truncates, punches, copies, maps, renames
  * over each other, links and unlinks while open, each compared with a copy in memory; sizes are chosen around
- * the limit of inline files. Two more threads of each worker write their own slots of one shared file, so that pages change while they are
- * on their way to the servers. Ends at the first difference, with the last calls before it. 0: all was right. */
+ * the limit of inline files. Two more threads of each worker write their own slots of one shared file, so that pages change
+ * while they are on their way to the servers. Ends at the first difference, with the last calls before it. 0: all was right. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
