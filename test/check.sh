@@ -39,8 +39,8 @@ finish() {
     [ "$failed" != 0 ] && { echo; echo "failed:"; grep '^not ok ' "$TALLY" | sort | uniq -c | sed 's/^/  /'; }
     rm -rf --one-file-system "$WORK"
     echo "$passed passed, $failed failed"
-    [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
-    exit
+    [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && exit 0
+    exit 1 # a bare exit would give the status from before the trap
 }
 trap finish EXIT
 trap 'echo "not ok interrupted" >>"$TALLY"; exit 1' INT TERM

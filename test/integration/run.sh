@@ -18,8 +18,8 @@ finish() {
     "$here/clean.sh" "$CFS_TEST_WORK"
     [ "$skipped" = 0 ] || echo "$skipped skipped"
     echo "$passed passed, $failed failed"
-    [ "$failed" = 0 ]
-    exit
+    [ "$failed" = 0 ] && exit 0
+    exit 1 # a bare exit would give the status from before the trap
 }
 trap finish EXIT
 trap 'exit 1' INT TERM

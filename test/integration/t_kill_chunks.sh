@@ -44,7 +44,8 @@ sleep 1 # the client's own connections
 random_file "$MNT/after" 16777216 3
 fsync_file "$MNT/after"
 same 'new stripes are 4+2 again' "$(encodings "$MNT/after")" 'RS(4,2)'
-local_ umount "$MNT" >/dev/null && local_ mount --dir "$CL" "$MNT" >/dev/null || not_ok 'remount' failed # nothing cached
+check 'umount' local_ umount "$MNT" # so that nothing is cached
+check 'mount again' local_ mount --dir "$CL" "$MNT"
 # What was written on four servers tolerates two further losses, those that were up.
 kill_ chunk1
 kill_ chunk3
