@@ -76,6 +76,7 @@ struct page {
     struct task *t;
     char *buf;
     size_t used, size, group; /* group: where the entries of the current hash begin */
+    uint64_t up;              /* what ".." says when names does not know; 0: not asked yet */
     bool plus;
 };
 
@@ -101,12 +102,18 @@ static bool page_add(struct page *p, const char *name, const struct fuse_entry_p
     return true;
 }
 
+/* What ".." names; nothing is above the root of the mount. 0: the server has to be asked. */
+static uint64_t parent_of(const struct page *p)
+{
+    const struct ops *o = p->t->o;
+    uint64_t root = o->c->arena->h->root_ino;
+    uint64_t up = p->t->ino == root ? root : names_parent(o->names, p->t->ino);
+    return up != 0 ? up : p->up;
+}
+
 /* "." and ".." never make an entry in the kernel's cache. */
 static bool add_dots(struct page *p, uint64_t *position)
 {
-    struct ops *o = p->t->o;
-    uint64_t root = o->c->arena->h->root_ino;
-    uint64_t up = p->t->ino == root ? root : names_parent(o->names, p->t->ino);
     struct fuse_entry_param e = {0};
     e.attr.st_mode = S_IFDIR;
     if (*position == 0) {
@@ -117,7 +124,7 @@ static bool add_dots(struct page *p, uint64_t *position)
         *position = AFTER_DOT;
     }
     if (*position == AFTER_DOT) {
-        e.attr.st_ino = up != 0 ? up : UINT32_MAX; /* not known: what libfuse says, too */
+        e.attr.st_ino = parent_of(p);
         if (!page_add(p, "..", &e, AFTER_DOTDOT)) {
             return false;
         }
@@ -261,11 +268,46 @@ static bool covers(const struct listing *l, uint64_t after, bool plus)
     return l->reply->end || (n > 0 && l->reply->entry[n - 1]->hash > after);
 }
 
+/* A rename that was answered meanwhile knows better. A directory without a parent was removed: it
+ * is its own. */
+static void parent_done(struct task *t, int rc, struct bytes body)
+{
+    struct ops *o = t->o;
+    struct page *p = t->private;
+    Cfs__LookupReply *reply = rc == 0 ? cfs__lookup_reply__unpack(NULL, body.len, body.data) : NULL;
+    if (reply != NULL) {
+        p->up = ops_take_lookup(o, reply)->ino;
+        cfs__lookup_reply__free_unpacked(reply, NULL);
+        if (names_parent(o->names, t->ino) == 0) {
+            names_set_parent(o->names, t->ino, p->up);
+        }
+    } else if (rc == -ENOENT || rc == ERR_NOT_FOUND) {
+        p->up = t->ino;
+    } else {
+        task_error(t, rc != 0 ? rc : ERR_MALFORMED);
+        return;
+    }
+    list_more(t);
+}
+
+static void parent_fetch(struct task *t)
+{
+    Cfs__LookupRequest request = CFS__LOOKUP_REQUEST__INIT;
+    request.session = session_id(t->o->c->session);
+    request.parent = t->ino;
+    request.name = ops_data(BYTES("..", 2));
+    task_read(t, METHOD_LOOKUP, &request.base, parent_done);
+}
+
 /* t->private is the page, t->offset the position. */
 static void list_more(struct task *t)
 {
     struct page *p = t->private;
     struct listing *l = listing_get(t->o, t->fi.fh);
+    if (t->offset < AFTER_DOTDOT && parent_of(p) == 0) {
+        parent_fetch(t); /* a worker that took over knows no parents */
+        return;
+    }
     if (!add_dots(p, &t->offset)) {
         page_reply(p);
         return;

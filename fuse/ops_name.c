@@ -330,8 +330,11 @@ static void move_name(struct ops *o, uint64_t dir, struct bytes name, uint64_t i
     }
     names_put(o->names, dir, name, ino);
     struct inode *in = itable_find(o->c->itable, ino);
-    if (in != NULL && in->attr_valid && S_ISDIR(in->st.st_mode)) {
+    bool known = in != NULL && in->attr_valid;
+    if (known && S_ISDIR(in->st.st_mode)) {
         names_set_parent(o->names, ino, dir);
+    } else if (!known && names_parent(o->names, ino) != 0) {
+        names_set_parent(o->names, ino, 0); /* if a directory: not this any more */
     }
 }
 

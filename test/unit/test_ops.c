@@ -533,6 +533,7 @@ static struct listed *listing_of(const uint64_t *hash, unsigned n, bool end)
 static fuse_req_t reading(uint64_t fh, size_t size, off_t off, bool plus)
 {
     fuse_req_t q = request(300);
+    names_set_parent(w.client.ops->names, 50, ROOT);
     struct fuse_file_info fi = {.fh = fh};
     if (plus) {
         ops_readdirplus(q, 50, size, off, &fi);
@@ -611,6 +612,68 @@ START_TEST(listing_out_of_order_is_refused)
     fuse_req_t q = reading(1, 4096, 0, false);
     answer_read(0, &listing_of(hash, 2, true)->reply.base);
     ck_assert_int_eq(q->error, EIO);
+    free(q);
+}
+END_TEST
+
+/* What a plain reply says of "..", its second entry. */
+static uint64_t dotdot_of(fuse_req_t q)
+{
+    struct fuse_dirent *dot = (void *)q->data, *up = (void *)(q->data + FUSE_DIRENT_SIZE(dot));
+    ck_assert_uint_eq(up->namelen, 2);
+    ck_assert_int_eq(memcmp(up->name, "..", 2), 0);
+    return up->ino;
+}
+
+static fuse_req_t reading_from_the_start(uint64_t dir)
+{
+    fuse_req_t q = request(300);
+    struct fuse_file_info fi = {.fh = 1};
+    ops_readdir(q, dir, 4096, 0, &fi);
+    return q;
+}
+
+/* As after a worker's death: nobody has told this one where the directory lies. */
+START_TEST(unknown_parent_is_asked_for_once)
+{
+    const uint64_t hash[] = {10};
+    fuse_req_t q = reading_from_the_start(50);
+    ck_assert_uint_eq(w.read[0]->method, METHOD_LOOKUP);
+    answer_lookup(attr_of(77, S_IFDIR | 0755, 1));
+    answer_read(0, &listing_of(hash, 1, true)->reply.base);
+    ck_assert_uint_eq(dotdot_of(q), 77);
+    free(q);
+    q = reading_from_the_start(50);
+    ck_assert_uint_eq(w.read[0]->method, METHOD_READDIR);
+    answer_read(0, &listing_of(hash, 1, true)->reply.base);
+    ck_assert_uint_eq(dotdot_of(q), 77);
+    free(q);
+}
+END_TEST
+
+START_TEST(a_rename_knows_the_parent_better_than_a_late_answer)
+{
+    const uint64_t hash[] = {10};
+    fuse_req_t q = reading_from_the_start(50);
+    names_set_parent(w.client.ops->names, 50, 78);
+    answer_lookup(attr_of(77, S_IFDIR | 0755, 1));
+    answer_read(0, &listing_of(hash, 1, true)->reply.base);
+    ck_assert_uint_eq(dotdot_of(q), 78);
+    free(q);
+}
+END_TEST
+
+START_TEST(removed_directory_is_its_own_parent)
+{
+    fuse_req_t q = reading_from_the_start(50);
+    answer_read(-ENOENT, NULL);
+    answer_read(0, &listing_of(NULL, 0, true)->reply.base);
+    ck_assert_uint_eq(dotdot_of(q), 50);
+    free(q);
+    q = reading_from_the_start(ROOT);
+    ck_assert_uint_eq(w.read[0]->method, METHOD_READDIR);
+    answer_read(0, &listing_of(NULL, 0, true)->reply.base);
+    ck_assert_uint_eq(dotdot_of(q), ROOT);
     free(q);
 }
 END_TEST
@@ -735,6 +798,9 @@ int main(void)
     tcase_add_test(c, cancel_under_way_is_repeated_with_its_number);
     tcase_add_test(c, entries_of_one_hash_never_straddle_a_reply);
     tcase_add_test(c, position_of_an_earlier_worker_is_fetched_again);
+    tcase_add_test(c, unknown_parent_is_asked_for_once);
+    tcase_add_test(c, a_rename_knows_the_parent_better_than_a_late_answer);
+    tcase_add_test(c, removed_directory_is_its_own_parent);
     tcase_add_test(c, listed_entry_carries_attributes_only_if_nothing_changed);
     tcase_add_test(c, listing_out_of_order_is_refused);
     tcase_add_test(c, read_only_mount_refuses_changes);
