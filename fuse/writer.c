@@ -179,8 +179,7 @@ static void winode_free(struct winode *wi)
     free(wi);
 }
 
-/* Whether somebody keeps new things from starting. One that still waits for its flush does not. */
-static bool held(const struct winode *wi)
+bool winode_held(const struct winode *wi)
 {
     unsigned flushing = 0;
     for (const struct list *node = wi->waiters.next; node != &wi->waiters; node = node->next) {
@@ -299,13 +298,7 @@ void winode_forget(struct winode *wi)
     while (!list_empty(&wi->clean)) {
         pages_free(wi, page_index(w, list_first(&wi->clean, struct wpage, at)));
     }
-    while (!list_empty(&wi->ready)) {
-        struct wstripe *s = list_first(&wi->ready, struct wstripe, node);
-        list_remove(&s->node);
-        wi->n_ready--;
-        wi->ready_extents -= s->n_extents;
-        stripe_give_back(s);
-    }
+    commit_give_back(wi);
     wi->meta_since = 0;
     if (wi->inode != NULL) {
         if (wi->inode->dirty != NULL) {
@@ -356,19 +349,40 @@ void writer_session_ended(struct writer *w)
 
 /* ---- starting ---- */
 
+/* What is inline at the server goes with whatever replaces it. It need not be in any page: a write
+ * that came while it was being committed could not know of it, and clean pages go when room or the
+ * worker does. */
+static bool content_there(struct winode *wi)
+{
+    if (!commit_server_inline(wi) || wi->inline_commit != NULL || commit_load_content(wi) == 0) {
+        return true;
+    }
+    wi->inode->attr_valid = false;
+    commit_fetch(wi);
+    return false;
+}
+
+static void flush_inline(struct winode *wi)
+{
+    if (wi->n_flight > 0 || wi->n_commits > 0) {
+        return;
+    }
+    if (wi->n_idle > 0) {
+        if (content_there(wi)) {
+            commit_inline(wi);
+        }
+    } else if (wi->meta_since != 0) {
+        commit_meta(wi);
+    }
+}
+
 static void start_flush(struct winode *wi)
 {
     if (commit_fits_inline(wi)) {
-        if (wi->n_flight == 0 && wi->n_commits == 0 && wi->n_idle > 0) {
-            commit_inline(wi);
-        } else if (wi->n_flight == 0 && wi->n_commits == 0 && wi->meta_since != 0) {
-            commit_meta(wi);
-        }
+        flush_inline(wi);
         return;
     }
-    if (commit_server_inline(wi) && wi->inline_commit == NULL && commit_load_content(wi) != 0) {
-        wi->inode->attr_valid = false;
-        commit_fetch(wi);
+    if (!content_there(wi)) {
         return;
     }
     const int rc = plan_flush(wi);
@@ -394,7 +408,7 @@ void writer_pump(struct winode *wi)
         }
         return;
     }
-    if (!held(wi)) {
+    if (!winode_held(wi)) {
         if (wi->barrier_on) {
             start_flush(wi);
         }

@@ -360,6 +360,18 @@ static void take_ready(struct wcommit *c)
     }
 }
 
+void commit_give_back(struct winode *wi)
+{
+    while (!list_empty(&wi->ready)) {
+        struct wstripe *s = list_first(&wi->ready, struct wstripe, node);
+        list_remove(&s->node);
+        wi->n_ready--;
+        wi->ready_extents -= s->n_extents;
+        stripe_give_back(s);
+    }
+    wi->plan_n = wi->plan_at = 0;
+}
+
 void commit_ready(struct winode *wi)
 {
     while (wi->n_ready > 0 && wi->inline_commit == NULL) {
@@ -368,7 +380,9 @@ void commit_ready(struct winode *wi)
             return;
         }
         if (commit_server_inline(wi) && !covers_content(wi)) {
-            if (wi->n_stripes == 0) {
+            if (wi->n_stripes == 0 && winode_held(wi)) {
+                commit_give_back(wi); /* who holds waits for them, and holds the content back */
+            } else if (wi->n_stripes == 0) {
                 winode_barrier(wi); /* the content has to go first */
             }
             return;

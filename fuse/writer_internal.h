@@ -254,6 +254,7 @@ bool commit_fits_inline(const struct winode *wi);
 void commit_inline(struct winode *wi); /* all idle pages; there are some */
 void commit_meta(struct winode *wi);   /* size and times alone */
 void commit_ready(struct winode *wi);
+void commit_give_back(struct winode *wi); /* what is ready: its pages are dirty again */
 void commit_fetch(struct winode *wi);
 /* Content of an inline file becomes dirty pages; -ENODATA: unknown. */
 int commit_load_content(struct winode *wi);
@@ -275,6 +276,8 @@ void writer_deliver_soon(struct writer *w);
 bool writer_has_room(const struct writer *w, unsigned pages);
 void writer_pressure(struct writer *w);     /* starts flushing everything that is not streaming */
 bool winode_quiet(const struct winode *wi); /* nothing of it is under way */
+/* Whether somebody keeps new things from starting. One that still waits for its flush does not. */
+bool winode_held(const struct winode *wi);
 void writer_session_ended(struct writer *w);
 
 #endif

@@ -407,6 +407,59 @@ START_TEST(quiesce_holds_back_what_is_new)
 }
 END_TEST
 
+/* What is inline at the server may be in no page any more (evicted, or a worker died) while a later
+ * write to the same page waits for its turn: the next content must have both. */
+START_TEST(a_write_beside_the_commit_of_inline_content_keeps_it)
+{
+    struct rig g = rig_new(20);
+    write_version(&g, 0, 1000, 1);
+    cluster_run(g.cl, 500);
+    const unsigned before = g.cl->commands;
+    writer_start(g.w->client.writer, worker_inode(g.w, g.ino));
+    write_version(&g, 2000, 500, 1);
+    while (g.cl->commands == before) {
+        cluster_run(g.cl, 1);
+    }
+    g.cl->command_status = -ENOSPC; /* the first is committed, the second is not */
+    g.cl->write_errors = 1;
+    cluster_run(g.cl, 500);
+    ck_assert_uint_eq(g.cl->write_errors, 0);
+    ck_assert_uint_gt(writer_total_dirty(g.w->client.writer), 0);
+    worker_stop(g.w);
+    g.w = worker_start(g.cl, g.arena);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    check_version(&g, 0, 1000, 1);
+    fresh_worker(&g);
+    check_version(&g, 0, 1000, 1);
+    check_version(&g, 2000, 500, 1);
+    rig_free(&g);
+}
+END_TEST
+
+/* The stripes of a file that outgrows its content may only be committed with that content, which
+ * the quiesce holds back. */
+START_TEST(quiesce_ends_while_a_file_outgrows_its_inline_content)
+{
+    struct rig g = rig_new(21);
+    write_version(&g, 0, 100, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    cluster_run(g.cl, 500); /* ids have come */
+    write_version(&g, 8192, 8 * MIB, 1);
+    struct waiting x = {.wait = {.on_done = waited}};
+    struct inode *in = worker_inode(g.w, g.ino);
+    writer_quiesce(g.w->client.writer, in, false, &x.wait);
+    cluster_run(g.cl, 3000);
+    ck_assert_uint_eq(x.done, 1);
+    ck_assert_int_eq(x.rc, 0);
+    writer_resume(g.w->client.writer, in);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    fresh_worker(&g);
+    check_version(&g, 0, 100, 1);
+    check_version(&g, 8192, 8 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(a_cancelled_quiesce_leaves_nothing_held)
 {
     struct rig g = rig_new(15);
@@ -545,6 +598,8 @@ int main(void)
     tcase_add_test(t, an_error_of_the_commit_is_reported_and_tried_again);
     tcase_add_test(t, without_credit_writes_wait_and_then_fail);
     tcase_add_test(t, quiesce_holds_back_what_is_new);
+    tcase_add_test(t, a_write_beside_the_commit_of_inline_content_keeps_it);
+    tcase_add_test(t, quiesce_ends_while_a_file_outgrows_its_inline_content);
     tcase_add_test(t, a_cancelled_quiesce_leaves_nothing_held);
     tcase_add_test(t, a_quiesce_that_fails_holds_nothing_back);
     tcase_add_test(t, forget_drops_what_is_dirty_and_under_way);
