@@ -371,6 +371,7 @@ static void put_prepare(struct wstripe *s, unsigned j, const struct pg *pg, stru
                               .body = buf_bytes(&put->body),
                               .payload = put->iov,
                               .n_payload = put->n_iov,
+                              .lend = true,
                               .timeout_ms = PUT_MS,
                               .on_done = put_done};
 }

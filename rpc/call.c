@@ -332,7 +332,8 @@ void call_start(struct peer *p, struct call *c)
     CHECK(c->timeout_ms > 0 && c->state == CALL_NONE && !p->freed);
     c->peer = p;
     c->id = p->next_id++;
-    c->outgoing = (struct outgoing){.payload = c->payload, .n_payload = c->n_payload};
+    c->outgoing =
+        (struct outgoing){.payload = c->payload, .n_payload = c->n_payload, .lend = c->lend};
     c->outgoing.on_sent = c->n_payload != 0 ? on_payload_sent : NULL;
     c->timer = (struct timer){.on_due = on_deadline};
     list_init(&c->node);

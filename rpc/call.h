@@ -21,6 +21,8 @@ struct call {
     struct bytes body;           /* copied at call_start */
     const struct iovec *payload; /* stays until on_done */
     unsigned n_payload;
+    bool lend;                   /* the payload does not change until on_done (lender.h); the
+                                  * process ignores SIGPIPE */
     uint32_t timeout_ms; /* must be > 0: no call without a deadline */
     void (*on_done)(struct call *c);
     /* out, valid in on_done */

@@ -9,7 +9,8 @@
 
 enum {
     JOIN_MAX = 32 << 10, /* small frames join one item up to this size */
-    KEEP_BYTES = 512     /* room of a fresh item for frames that follow */
+    KEEP_BYTES = 512,    /* room of a fresh item for frames that follow */
+    LEND_MIN = 64 << 10  /* below, two more system calls cost more than the copy */
 };
 
 /* Bytes, then perhaps the payload of the last frame in them. */
@@ -120,6 +121,40 @@ unsigned outbox_gather(const struct outbox *x, struct iovec *iov, unsigned max)
             break;
         }
         n = gather_item(list_entry(node, struct item, node), iov, n, max);
+    }
+    return n;
+}
+
+static bool lends(const struct item *it)
+{
+    return it->payload_bytes >= LEND_MIN && it->outgoing->lend;
+}
+
+unsigned outbox_gather_lent(const struct outbox *x, struct iovec *iov, unsigned max)
+{
+    const struct item *it = list_empty(&x->items) ? NULL : list_first(&x->items, struct item, node);
+    if (it == NULL || !lends(it) || it->sent < it->bytes.len) {
+        return 0;
+    }
+    return gather_item(it, iov, 0, max);
+}
+
+unsigned outbox_gather_copied(const struct outbox *x, struct iovec *iov, unsigned max)
+{
+    unsigned n = 0;
+    list_for_each (node, &x->items) {
+        const struct item *it = list_entry(node, struct item, node);
+        if (n == max) {
+            break;
+        }
+        if (lends(it)) {
+            if (it->sent < it->bytes.len) {
+                iov[n++] = (struct iovec){.iov_base = it->bytes.data + it->sent,
+                                          .iov_len = it->bytes.len - it->sent};
+            }
+            break;
+        }
+        n = gather_item(it, iov, n, max);
     }
     return n;
 }

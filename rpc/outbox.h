@@ -18,6 +18,10 @@ void outbox_init(struct outbox *x, struct list *done);
 int outbox_add(struct outbox *x, struct outgoing *o);
 /* Up to `max` runs; returns how many, 0 when there is nothing. */
 unsigned outbox_gather(const struct outbox *x, struct iovec *iov, unsigned max);
+/* The same in two kinds, for a shell that can lend (lender.h): the rest of a large payload that is
+ * lent and is next; what comes before the next such payload. */
+unsigned outbox_gather_lent(const struct outbox *x, struct iovec *iov, unsigned max);
+unsigned outbox_gather_copied(const struct outbox *x, struct iovec *iov, unsigned max);
 void outbox_advance(struct outbox *x, size_t n);
 bool outbox_unsend(struct outbox *x,
                    struct outgoing *o);     /* as in transport.h; not for what is in `done` */

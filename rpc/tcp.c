@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "rpc/address.h"
 #include "rpc/intake.h"
+#include "rpc/lender.h"
 #include "rpc/outbox.h"
 
 /* The shell of intake.c and outbox.c: sockets, watched with uv_poll and read and written by our
@@ -29,7 +30,7 @@
 enum {
     READ_BYTES = 64 << 10,
     READ_ROUNDS = 8, /* per event, so that one fast peer does not hold the others up */
-    WRITE_ROUNDS = 8,
+    WRITE_ROUNDS = 16,
     IOV_MAX_RUNS = 1000,
     DRAIN_ROUNDS = 4,
     ACCEPT_ROUNDS = 16,
@@ -87,6 +88,7 @@ struct tcp_conn {
     bool blocked;   /* the socket took less than we had */
     struct intake intake;
     struct outbox outbox;
+    struct lender lender;
     struct buf stash; /* received, kept back while not reading */
     uint64_t partial_since_ms, progress_ms;
     struct timer timer; /* of connecting */
@@ -231,6 +233,7 @@ static void begin_close(struct tcp_conn *c, int rc)
     } else {
         need_work(c);
     }
+    lender_release(&c->lender);
     if (c->fd >= 0) {
         close(c->fd);
         c->fd = -1;
@@ -252,19 +255,56 @@ static void throttle(struct tcp_conn *c)
     }
 }
 
-/* One sendmsg. Returns true when there may be more to send. */
+static size_t runs_length(const struct iovec *iov, unsigned n)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < n; i++) {
+        bytes += iov[i].iov_len;
+    }
+    return bytes;
+}
+
+/* Bytes that the socket took, or a negative errno; *offered: how many it was given. */
+static ssize_t send_copied(struct tcp_conn *c, size_t *offered)
+{
+    struct iovec *iov = tcp_of(c)->iov;
+    const unsigned n = c->lender.off ? outbox_gather(&c->outbox, iov, IOV_MAX_RUNS)
+                                     : outbox_gather_copied(&c->outbox, iov, IOV_MAX_RUNS);
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
+    *offered = runs_length(iov, n);
+    const int more = *offered < c->outbox.bytes ? MSG_MORE : 0; /* follows in the same flush */
+    const ssize_t sent = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | more);
+    return sent < 0 ? -errno : sent;
+}
+
+static ssize_t send_lent(struct tcp_conn *c, size_t *offered)
+{
+    *offered = c->lender.held;
+    return lender_give(&c->lender, c->fd, c->outbox.bytes > c->lender.held);
+}
+
+/* Puts the next payload into the pipe, if it may be lent. */
+static bool lend(struct tcp_conn *c)
+{
+    struct iovec *iov = tcp_of(c)->iov;
+    if (c->lender.off || c->lender.held != 0) {
+        return c->lender.held != 0;
+    }
+    const unsigned n = outbox_gather_lent(&c->outbox, iov, IOV_MAX_RUNS);
+    return n != 0 && lender_take(&c->lender, iov, n) != 0;
+}
+
+/* One send. Returns true when there may be more to send. */
 static bool flush_once(struct tcp_conn *c)
 {
     struct tcp *t = tcp_of(c);
-    size_t before = c->outbox.bytes;
-    struct msghdr msg = {.msg_iov = t->iov,
-                         .msg_iovlen = outbox_gather(&c->outbox, t->iov, IOV_MAX_RUNS)};
-    ssize_t n = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) {
+    size_t offered;
+    const ssize_t n = lend(c) ? send_lent(c, &offered) : send_copied(c, &offered);
+    if (n == -EINTR) {
         return true;
     }
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
-        begin_close(c, -errno);
+    if (n < 0 && n != -EAGAIN && n != -EWOULDBLOCK) {
+        begin_close(c, (int)n);
         return false;
     }
     if (n > 0) {
@@ -272,8 +312,7 @@ static bool flush_once(struct tcp_conn *c)
         t->base.counts.bytes_out += (uint64_t)n;
         c->progress_ms = t->base.timers->now_ms;
     }
-    /* A short count with all runs given means that the socket is full. */
-    c->blocked = n < 0 || ((size_t)n < before && msg.msg_iovlen < IOV_MAX_RUNS);
+    c->blocked = n < 0 || (size_t)n < offered; /* a short count means that the socket is full */
     return !c->blocked && c->outbox.bytes != 0;
 }
 
@@ -547,6 +586,7 @@ static struct tcp_conn *conn_new(struct tcp *t)
     list_add_tail(&t->conns, &c->node);
     intake_init(&c->intake, t->base.payloads);
     outbox_init(&c->outbox, &t->done);
+    lender_init(&c->lender);
     t->n_conns++;
     return c;
 }

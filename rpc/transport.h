@@ -30,6 +30,8 @@ struct outgoing {       /* the caller's memory until on_sent */
     struct bytes body;  /* copied by conn_send */
     const struct iovec *payload; /* array and memory stay the caller's until on_sent */
     unsigned n_payload;
+    bool lend; /* the payload does not change until the peer has answered: need not be copied
+                * (lender.h) */
     /* The bytes have left (0) or never will (negative). May be NULL if there is no
      * payload; then the outgoing itself is free when conn_send returns. Not called when
      * send itself failed, nor after unsend. */

@@ -71,6 +71,7 @@ struct stream {
     struct buf wire;
     struct prng prng;
     unsigned sent;
+    bool lends;
 };
 
 static void on_sent(struct outgoing *o, int rc)
@@ -91,6 +92,7 @@ static void stream_add(struct stream *s, unsigned i)
         }
         o->payload = s->iov[i];
         o->n_payload = 3;
+        o->lend = prng_below(&s->prng, 2) == 0;
         o->on_sent = on_sent;
     }
     ck_assert_int_eq(outbox_add(&s->box, o), 0);
@@ -99,7 +101,11 @@ static void stream_add(struct stream *s, unsigned i)
 static void stream_drain(struct stream *s, size_t limit)
 {
     struct iovec iov[7];
-    unsigned n = outbox_gather(&s->box, iov, 7);
+    unsigned n = s->lends ? outbox_gather_lent(&s->box, iov, 7) : 0;
+    if (n == 0) {
+        n = s->lends ? outbox_gather_copied(&s->box, iov, 7) : outbox_gather(&s->box, iov, 7);
+    }
+    ck_assert(n != 0 || s->box.bytes == 0);
     size_t took = 0;
     for (unsigned i = 0; i < n && took < limit; i++) {
         size_t part = iov[i].iov_len < limit - took ? iov[i].iov_len : limit - took;
@@ -113,6 +119,7 @@ static struct stream *stream_new(uint64_t seed)
 {
     struct stream *s = calloc(1, sizeof *s);
     prng_seed(&s->prng, seed);
+    s->lends = seed % 2 == 0;
     list_init(&s->done);
     outbox_init(&s->box, &s->done);
     s->body = malloc(200000);
