@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "fuse/control.h"
+#include "fuse/mountid.h"
 
 enum {
     HOLDER_DEATHS_FREE = 5,      /* within HOLDER_DEATHS_MS and without progress; then it pauses */
@@ -453,6 +454,8 @@ static int do_mount(struct holder *h)
     if (mount(source, h->mount_point, "fuse.cfs", strtoul(flags, NULL, 10), data) < 0) {
         return -errno;
     }
+    snprintf(data, sizeof data, "%llu", (unsigned long long)mountid_at(h->mount_point));
+    (void)arena_set_option(&h->arena, "mount_id", data); /* without it nothing is taken away */
     h->arena.h->state = HOLDER_MOUNTED;
     if (send(h->life, "mounted", 7, MSG_NOSIGNAL) < 0) {
         log_warn("worker died while mounting"); /* the next one finds the state */

@@ -16,6 +16,7 @@
 #include "fuse/holder.h"
 #include "fuse/itable.h"
 #include "fuse/lifeline.h"
+#include "fuse/mountid.h"
 #include "fuse/opening.h"
 #include "fuse/ops.h"
 #include "fuse/reader.h"
@@ -264,9 +265,21 @@ static void flush_again(struct timer *t)
     writer_flush_all(w->client.writer, &w->flushed);
 }
 
+/* After `umount -f` of a busy mount, or an abort, the kernel has ended our connection for good but the mount still lies
+ * there: nobody can use it, and it would hide the next one. */
+static void detach_dead_mount(struct arena *a)
+{
+    char where[4096];
+    uint64_t id = number_option(a, "mount_id", 0);
+    if (arena_option(a, "mount_point", where, sizeof where) && mountid_detach(where, id) == 0) {
+        log_info("ended by force though busy, the mount is taken away mount_point=%s", where);
+    }
+}
+
 static void on_unmounted(void *ctx)
 {
     struct worker *w = ctx;
+    detach_dead_mount(w->client.arena);
     if (w->ending) {
         timers_stop(&w->timers, &w->end); /* it was about to hand over */
     }
