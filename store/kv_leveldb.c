@@ -70,6 +70,7 @@ static int rc_of_error(char *error)
 static leveldb_readoptions_t *read_at(struct kv_snapshot *at)
 {
     leveldb_readoptions_t *read = leveldb_readoptions_create();
+    leveldb_readoptions_set_verify_checksums(read, 1);
     if (at != NULL) {
         leveldb_readoptions_set_snapshot(read, at->at);
     }
@@ -267,7 +268,9 @@ static void set_options(struct leveldb_kv *self, const struct kv_leveldb_options
     leveldb_options_set_max_file_size(self->options, TABLE_BYTES);
     leveldb_options_set_create_if_missing(self->options, o->create);
     leveldb_options_set_compression(self->options, leveldb_snappy_compression);
-    self->read = leveldb_readoptions_create();
+    /* A damaged log or table is an error, not something to read around. */
+    leveldb_options_set_paranoid_checks(self->options, 1);
+    self->read = read_at(NULL);
     self->write = leveldb_writeoptions_create();
     self->write_synced = leveldb_writeoptions_create();
     leveldb_writeoptions_set_sync(self->write_synced, 1);

@@ -195,6 +195,121 @@ START_TEST(leveldb_keeps_data_over_reopen_and_locks_its_directory)
 }
 END_TEST
 
+/* ---- what a power cut leaves of LevelDB's log -------------------------------------------------------- */
+
+enum { LOG_ROWS = 2000, LOG_HURT_BYTES = 4096 };
+
+static void run(const char *format, const char *a, const char *b)
+{
+    char *command = xasprintf(format, a, b);
+    ck_assert_int_eq(system(command), 0);
+    free(command);
+}
+
+/* Overwrites bytes of the newest log in a directory of LevelDB. */
+static void hurt_log(const char *where, long at, int byte)
+{
+    char *command = xasprintf("ls %s/*.log | tail -n 1", where);
+    FILE *p = popen(command, "r");
+    char name[PATH_MAX] = "";
+    ck_assert_ptr_nonnull(p);
+    ck_assert_ptr_nonnull(fgets(name, sizeof name, p));
+    ck_assert_int_eq(pclose(p), 0);
+    free(command);
+    name[strcspn(name, "\n")] = '\0';
+    FILE *f = fopen(name, "r+");
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(fseek(f, at, SEEK_SET), 0);
+    for (int i = 0; i < LOG_HURT_BYTES; i++) {
+        ck_assert_int_eq(fputc(byte, f), byte);
+    }
+    ck_assert_int_eq(fclose(f), 0);
+}
+
+static void put_numbers(struct kv *kv, int from, int n)
+{
+    char key[16], value[200];
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    for (int i = from; i < from + n; i++) {
+        snprintf(key, sizeof key, "%06d", i);
+        put(kv, key, value);
+    }
+}
+
+/* How many rows from 000000 on are there; none may follow a missing one. */
+static int count_prefix(struct kv *kv)
+{
+    int n = 0;
+    struct kv_iter *it = kv->ops->iter(kv, NULL);
+    for (it->ops->iter_seek(it, text("")); it->ops->iter_valid(it); it->ops->iter_next(it), n++) {
+        char key[16];
+        snprintf(key, sizeof key, "%06d", n);
+        ck_assert(bytes_equal(it->ops->iter_key(it), text(key)));
+    }
+    ck_assert_int_eq(it->ops->iter_error(it), 0);
+    it->ops->iter_free(it);
+    return n;
+}
+
+/* A page of the log that was not written back, or was written in part, with later ones behind it: an
+ * earlier batch must not be lost and a later one kept. */
+START_TEST(leveldb_keeps_a_prefix_of_its_batches_over_a_power_cut)
+{
+    static const long places[] = {0, 100, 32768 - 4096, 32768, 5 * 32768 + 8192, 7 * 32768 + 11};
+    const int byte = _i % 2 == 0 ? 0 : 0x5a;
+    struct kv *kv = NULL, *left = NULL;
+    char template[] = "/tmp/cfs-test-kv-XXXXXX";
+    ck_assert_ptr_nonnull(mkdtemp(template));
+    char *live = xasprintf("%s/live", template), *copy = xasprintf("%s/copy", template);
+    struct kv_leveldb_options o = {.write_buffer_bytes = 4 << 20, .create = true};
+    ck_assert_int_eq(kv_leveldb_open(live, &o, &kv), 0);
+    put_numbers(kv, 0, LOG_ROWS);
+    run("cp -r %s %s", live, copy); /* as the disk is when the power goes */
+    hurt_log(copy, places[_i / 2], byte);
+    ck_assert_int_eq(kv_leveldb_open(copy, &o, &left), 0);
+    const int n = count_prefix(left);
+    ck_assert_int_lt(n, LOG_ROWS);
+    ck_assert_int_ge(n, (int)(places[_i / 2] / 250));
+    put_numbers(left, n, 10); /* and it goes on from there */
+    left->ops->close(left);
+    ck_assert_int_eq(kv_leveldb_open(copy, &o, &left), 0);
+    ck_assert_int_eq(count_prefix(left), n + 10);
+    left->ops->close(left);
+    kv->ops->close(kv);
+    run("rm -rf %s%s", template, "");
+    free(live);
+    free(copy);
+}
+END_TEST
+
+/* Damage in a log that another one followed is none that a power cut makes: it had been synced. */
+START_TEST(leveldb_refuses_a_damaged_log_before_the_newest)
+{
+    struct kv *kv = NULL, *left = NULL;
+    char template[] = "/tmp/cfs-test-kv-XXXXXX";
+    ck_assert_ptr_nonnull(mkdtemp(template));
+    char *live = xasprintf("%s/live", template), *copy = xasprintf("%s/copy", template);
+    struct kv_leveldb_options o = {.write_buffer_bytes = 4 << 20, .create = true};
+    ck_assert_int_eq(kv_leveldb_open(live, &o, &kv), 0);
+    put_numbers(kv, 0, LOG_ROWS);
+    run("cp -r %s %s", live, copy);
+    run("cp %s/*.log %s/000099.log", live, copy);
+    ck_assert_int_eq(kv_leveldb_open(copy, &o, &left), 0);
+    ck_assert_int_eq(count_prefix(left), LOG_ROWS);
+    left->ops->close(left);
+    run("rm -rf %s%s", copy, "");
+    run("cp -r %s %s", live, copy);
+    hurt_log(copy, 40000, 0);
+    run("cp %s/*.log %s/000099.log", live, copy);
+    ck_assert_int_eq(kv_leveldb_open(copy, &o, &left), ERR_CORRUPT);
+    kv->ops->close(kv);
+    run("rm -rf %s%s", template, "");
+    free(live);
+    free(copy);
+}
+END_TEST
+
 START_TEST(crash_loses_the_unsynced_tail_only)
 {
     for (unsigned keep = 0; keep < 4; keep++) {
@@ -241,6 +356,8 @@ int main(void)
     suite_add_tcase(s, both);
     TCase *each = tcase_create("each side");
     tcase_add_test(each, leveldb_keeps_data_over_reopen_and_locks_its_directory);
+    tcase_add_loop_test(each, leveldb_keeps_a_prefix_of_its_batches_over_a_power_cut, 0, 12);
+    tcase_add_test(each, leveldb_refuses_a_damaged_log_before_the_newest);
     tcase_add_test(each, crash_loses_the_unsynced_tail_only);
     tcase_add_test(each, armed_fault_fails_that_call_and_all_after);
     suite_add_tcase(s, each);
