@@ -70,8 +70,12 @@ static int roll(struct fragdisk *d, unsigned kind, bool privileged)
     d->active[kind] = NULL;
     if (old != NULL) {
         int rc = segment_sync(old);
+        if (rc != 0) { /* also for want of space: records of this batch are lost, nobody syncs them any more */
+            fragdisk_fail(d, rc);
+            return -EIO;
+        }
         uint64_t before = old->disk_bytes;
-        rc = rc != 0 ? rc : segment_seal(old);
+        rc = segment_seal(old);
         fragdisk_account(d, before, old);
         d->sealed_in_batch = true;
         d->dead_segments = true; /* it may have died while it was active */

@@ -461,6 +461,36 @@ START_TEST(single_failed_change_is_survived)
 }
 END_TEST
 
+/* "No space" from a sync in the middle of a batch, where one segment is full and the next begins, must not be taken for
+ * a put that only found no room. */
+START_TEST(sync_without_space_between_two_segments_loses_nothing_answered)
+{
+    enum { N = 40, BYTES_EACH = 8 * KIB };
+    static uint8_t data[N][BYTES_EACH] __attribute__((aligned(4096)));
+    bool fired = true;
+    for (int at = 0; fired; at++) {
+        struct world w;
+        struct frag_put put[N], *puts[N];
+        world_init(&w);
+        for (unsigned i = 0; i < N; i++) {
+            fill(data[i], i + 1, BYTES_EACH);
+            put[i] = (struct frag_put){.fragment = describe(i + 1, BYTES_EACH, data[i]), .data = data[i]};
+            puts[i] = &put[i];
+        }
+        disk_mem_fault(w.disk, (struct disk_mem_fault){.at = at, .rc = -ENOSPC});
+        fragdisk_put(w.d, puts, N);
+        fired = disk_mem_fired(w.disk);
+        disk_mem_crash(w.disk, (uint64_t)at, 0);
+        fragdisk_close(w.d);
+        ck_assert_int_eq(world_open(&w), 0);
+        for (unsigned i = 0; i < N; i++) {
+            ck_assert(put[i].rc != 0 || check_one(&w, i + 1, BYTES_EACH) == 0);
+        }
+        world_release(&w);
+    }
+}
+END_TEST
+
 START_TEST(index_failing_at_any_write_loses_nothing_answered)
 {
     for (int at = 0;; at++) {
@@ -526,6 +556,7 @@ int main(void)
     tcase_set_timeout(sweeps, 120);
     tcase_add_loop_test(sweeps, power_cut_at_any_change_of_the_disk_loses_nothing_answered, 0, 3);
     tcase_add_test(sweeps, single_failed_change_is_survived);
+    tcase_add_test(sweeps, sync_without_space_between_two_segments_loses_nothing_answered);
     tcase_add_test(sweeps, index_failing_at_any_write_loses_nothing_answered);
     tcase_add_test(sweeps, crash_during_recovery_is_recovered_from);
     suite_add_tcase(s, sweeps);
