@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# time: 240 2400
+# time: 400 2400
 # Memory: cfs-meta under 512 MB with many files (long: a million), mount.cfs under its limit; both in cfs status.
 . "$(dirname "$0")/lib.sh"
 need_cluster 'memory'
