@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,6 +36,10 @@ static uint64_t state;
 static char history[HISTORY][LINE];
 static unsigned long step, steps, names;
 static int dir;
+static struct {
+    struct file *file;
+    uint8_t *at;
+} volatile mapped;
 
 static uint64_t dice_of(uint64_t *s, uint64_t bound)
 {
@@ -269,13 +274,31 @@ static void do_map(struct file *f)
     if (m == MAP_FAILED) {
         fail(f, "mmap", at);
     }
+    mapped.file = f;
+    mapped.at = m;
     compare(f, m, 0, f->size, "mapping");
     fill(len);
     memcpy(m + at, buf, len);
     memcpy(f->good + at, buf, len);
+    mapped.file = NULL;
     if (munmap(m, f->size) != 0) {
         fail(f, "munmap", at);
     }
+}
+
+/* A fault in a mapping that the file's end or the server refused: told like any other difference, with the size of now. */
+static void faulted(int signal_number, siginfo_t *info, void *context)
+{
+    (void)context;
+    struct file *f = mapped.file;
+    if (f == NULL) {
+        signal(signal_number, SIG_DFL);
+        return;
+    }
+    struct stat st = {.st_size = -1};
+    int rc = fstat(f->fd, &st);
+    fprintf(stderr, "SIGBUS code %d, fstat %d says %lld; ", info->si_code, rc, (long long)st.st_size);
+    fail(f, "mapping", (uint64_t)((uint8_t *)info->si_addr - mapped.at));
 }
 
 static void do_sync(struct file *f)
@@ -462,6 +485,8 @@ static int worker(uint64_t seed)
         do_truncate,  do_map,    do_sync,  do_reopen, do_open_trunc, do_fallocate, do_copy, do_unlink,
         do_rename,    do_link,   do_seek};
     static struct slots slots[2];
+    struct sigaction on_fault = {.sa_sigaction = faulted, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &on_fault, NULL);
     state = seed * 1000003;
     for (int i = 0; i < FILES; i++) {
         files[i].good = malloc(FILE_MAX + IO_MAX);
@@ -469,6 +494,7 @@ static int worker(uint64_t seed)
     }
     slots_start(slots, seed);
     for (step = 0; step < steps; step++) {
+        errno = 0; /* what is told of a difference is of this call */
         CALLS[dice(sizeof CALLS / sizeof CALLS[0])](&files[dice(FILES)]);
     }
     for (int i = 0; i < FILES; i++) {
@@ -505,6 +531,9 @@ int main(int argc, char **argv)
     }
     int status, bad = 0;
     while (wait(&status) > 0) {
+        if (WIFSIGNALED(status)) {
+            fprintf(stderr, "FAILED: a worker was ended by signal %d\n", WTERMSIG(status));
+        }
         bad |= status;
     }
     if (bad == 0) {
