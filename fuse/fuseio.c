@@ -17,6 +17,8 @@
 
 /* Flags that the headers of Debian 12 do not name; include/uapi/linux/fuse.h of Linux 6.18 does. */
 #define INIT_DIRECT_IO_ALLOW_MMAP ((uint64_t)1 << 36)
+/* Numbers of requests are even; fs/fuse/dev.c calls this bit FUSE_INT_REQ_BIT. */
+#define INTERRUPT_BIT ((uint64_t)1)
 enum { INIT_MINOR_MAX = 45, INIT_MINOR_EPOCH = 44, OPCODE_TMPFILE = 51, MAX_PAGES = 256 };
 
 /* Of what the kernel offers, we take exactly this. Not in it, on purpose: WRITEBACK_CACHE (remote changes would be
@@ -71,6 +73,14 @@ void fuseio_answer_error(struct fuseloop *f, uint64_t unique, int error)
     /* ENOENT: answered before. ENODEV: unmounted. Nothing else can be wrong with a bare error. */
     ssize_t ignored = write(f->dev, &out, sizeof out);
     (void)ignored;
+}
+
+/* The answer to an INTERRUPT changes nothing and may come at any time, but not for a request that the kernel has no more: it
+ * says ENOENT then. */
+bool fuseio_was_answered(struct fuseloop *f, uint64_t unique)
+{
+    struct fuse_out_header out = {.len = sizeof out, .unique = unique | INTERRUPT_BIT};
+    return write(f->dev, &out, sizeof out) < 0 && errno == ENOENT;
 }
 
 /* A page without an entry in our page table is no matter, unless we are killed while the kernel copies from it: then

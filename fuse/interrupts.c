@@ -49,6 +49,7 @@ static void end_for_killed(struct fuseloop *f, struct opreq *r)
 {
     r->fatal = true;
     r->answered = true;
+    arena_publish32(requests_flags(r), *requests_flags(r) | ARENA_GIVEN_UP);
     fuseio_answer_error(f, r->unique, -EINTR);
     if (r->on_interrupt) {
         r->on_interrupt(r);

@@ -61,6 +61,7 @@ void fuseio_replay_init(struct fuseloop *f);
 void fuseio_save_init(struct fuseloop *f, const struct fuse_in_header *in);
 void fuseio_process(struct fuseloop *f, struct opreq *r);
 void fuseio_answer_error(struct fuseloop *f, uint64_t unique, int error);
+bool fuseio_was_answered(struct fuseloop *f, uint64_t unique); /* of a request that an earlier worker has read */
 
 /* interrupts.c */
 void interrupts_init(struct fuseloop *f);

@@ -143,10 +143,20 @@ void requests_free(struct fuseloop *f, struct opreq *r)
 
 /* --- what an earlier worker left ----------------------------------------------------------------- */
 
+/* Answered, and only the death of the worker left the record: everything that it was to do is done. Its number, if it has one,
+ * is filled like one that was never sent. */
+static bool is_over(struct fuseloop *f, const struct fuse_in_header *in, uint32_t flags)
+{
+    return (flags & ARENA_GIVEN_UP) == 0 && fuseio_was_answered(f, in->unique);
+}
+
 static void take_over_smalls(struct fuseloop *f)
 {
     struct arena *a = f->arena;
     for (uint32_t i = a->h->sizes.small; i-- > 0;) {
+        if (a->small[i].state != 0 && is_over(f, (void *)a->small[i].request, a->small[i].flags)) {
+            arena_publish32(&a->small[i].state, 0);
+        }
         if (a->small[i].state == 0) {
             f->free_small[f->n_free_small++] = i;
         } else {
@@ -168,7 +178,8 @@ static void take_over_bigs(struct fuseloop *f)
         struct arena_big *big = &a->big[i];
         const struct fuse_in_header *in = requests_big_header(big);
         if (in->len == 0 || requests_find(f, in->unique) || in->opcode == FUSE_FORGET ||
-            in->opcode == FUSE_BATCH_FORGET) {
+            in->opcode == FUSE_BATCH_FORGET ||
+            (in->opcode != FUSE_INTERRUPT && is_over(f, in, big->flags))) {
             requests_big_put(f, big);
         } else if (in->opcode != FUSE_INTERRUPT) {
             requests_add(f, big)->repeated = true;

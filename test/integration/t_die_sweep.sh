@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# time: 120 900
+# time: 200 1500
 # The worker kills itself at its n-th publish, before or after the store, for many n; then several workers at random ones. Every
 # kind of call goes on as if nothing had happened, and what was made is there after a remount.
 . "$(dirname "$0")/lib.sh"
@@ -29,7 +29,16 @@ for n in 300 600 1200; do
     out=$(CFS_DIE_EVERY=$n one "every$n" 2>&1) || { failed="one in $n: $out"; break; }
 done
 verdict 'every call, workers killed at random publishes' "$failed"
-umount "$MNT" 2>/dev/null
+# What was answered before such a death must not be carried out after what came then.
+out=$(
+    exec 2>&1
+    export CFS_DIE_EVERY=150
+    timeout 30 "$bin/mount.cfs" "$CFS_CLUSTER:/" "$MNT" -o "$options" || exit 1
+    mkdir "$MNT/answered" && timeout 900 python3 "$here/after_answer.py" "$MNT/answered" "$([ -n "$LONG" ] && echo 400 || echo 30)"
+)
+rc=$?
+verdict 'calls that take away, each followed at once by one that puts' "$([ $rc = 0 ] || echo "failed: $out")"
+umount "$MNT" 2>/dev/null && timeout 60 "$bin/mount.cfs" --wait-unmounted "$WORK/run"
 check 'mount again' timeout 30 "$bin/mount.cfs" "$CFS_CLUSTER:/" "$MNT" -o "$options"
 failed=
 for d in "$MNT"/at* "$MNT"/every*; do

@@ -10,6 +10,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,7 @@ struct mini_change {
 };
 struct mini { /* in the arena's cache region */
     uint64_t next_ino;
+    uint32_t executions;  /* of mkdir("answered") */
     uint64_t redo_unique; /* published: the changes below belong to this request, and are true */
     uint32_t n_changes;
     struct mini_change change[2];
@@ -277,7 +279,7 @@ static void op_fsync(fuse_req_t q, fuse_ino_t ino, int datasync, struct fuse_fil
     (void)datasync;
     op_ok(q, ino, fi);
 }
-/* A lock that is never granted: waits for a signal. A request named "poison" kills its worker by a fault. */
+/* A lock that is never granted: waits for a signal. */
 static void lock_interrupted(struct opreq *r)
 {
     fuse_reply_err(r->ctx, EINTR);
@@ -295,10 +297,29 @@ static void op_flock(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi, in
 {
     (void)ino, (void)fi, (void)q, (void)what; /* waits for ever, and a signal must be fatal to end it */
 }
+static struct lifeline *mini_life;
+
+/* Dies when the kernel has its answer, and the record is not free yet. */
+static void answer_and_die(void)
+{
+    const struct fuse_out_header out = {.len = sizeof out,
+                                        .error = -EEXIST,
+                                        .unique = fuseloop_current(mini_client.fuseloop)->unique};
+    if (++mini()->executions == 1) {
+        CHECK(write(lifeline_dev(mini_life), &out, sizeof out) == sizeof out);
+        raise(SIGKILL);
+    }
+}
+/* "poison" kills its worker by a fault, "answered" after the answer; "executions": how often that was carried out. */
 static void op_mkdir(fuse_req_t q, fuse_ino_t dir, const char *name, mode_t mode)
 {
-    (void)q, (void)dir, (void)name, (void)mode;
-    raise(SIGSEGV);
+    (void)dir, (void)mode;
+    if (strcmp(name, "poison") == 0) {
+        raise(SIGSEGV);
+    } else if (strcmp(name, "answered") == 0) {
+        answer_and_die();
+    }
+    fuse_reply_err(q, mini()->executions == 1 ? ERANGE : EIO);
 }
 static void op_setxattr(fuse_req_t q, fuse_ino_t ino, const char *name, const char *value, size_t n,
                         int flags)
@@ -316,8 +337,6 @@ static const struct fuse_lowlevel_ops MINI_OPS = {
 };
 
 /* --- its worker ------------------------------------------------------------------------------------ */
-
-static struct lifeline *mini_life;
 
 static void on_mounted(void *ctx)
 {
@@ -696,6 +715,19 @@ START_TEST(request_that_kills_three_workers_gets_eio)
 }
 END_TEST
 
+/* It would take away what its caller has put there since. */
+START_TEST(what_was_answered_is_not_executed_again)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/answered", shared_world.mount_point);
+    ck_assert_int_eq(mkdir(path, 0755), -1);
+    ck_assert_int_eq(errno, EEXIST);
+    snprintf(path, sizeof path, "%s/executions", shared_world.mount_point);
+    ck_assert_int_eq(mkdir(path, 0755), -1);
+    ck_assert_int_eq(errno, ERANGE);
+}
+END_TEST
+
 START_TEST(extended_setxattr_is_understood)
 {
     int fd = open_scratch();
@@ -712,6 +744,7 @@ static int run_tests(void)
     tcase_add_test(tc, extended_setxattr_is_understood);
     tcase_add_test(tc, waiting_lock_ends_with_eintr_also_after_a_restart);
     tcase_add_test(tc, killed_caller_gets_away_from_a_call_that_is_never_answered);
+    tcase_add_test(tc, what_was_answered_is_not_executed_again);
     tcase_add_test(tc, request_that_kills_three_workers_gets_eio);
     tcase_add_test(tc, mount_survives_upgrade);
     tcase_add_test(tc, no_call_fails_while_worker_and_holder_are_killed);
