@@ -7,7 +7,7 @@ drop_caches() { sync; echo 3 >/proc/sys/vm/drop_caches; }
 # --- CFS: a private cluster of one metadata server and six chunk servers, 4+2 -----------------------------------
 cfs_up() {
     mkdir -p "$work/cfs"
-    "$bin/cfs-local" up --dir "$work/cluster" --policy 4+2 --chunkservers 6 --mount "$work/cfs" >"$work/cfs.log" 2>&1 ||
+    "$bin/cfs-local" up --dir "$work/cluster" --policy 4+2 --chunkservers 6 --mount "$work/cfs" --timeout 60 >"$work/cfs.log" 2>&1 ||
         { cat "$work/cfs.log" >&2; return 1; }
 }
 cfs_cold() {

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -146,12 +147,16 @@ struct mounting {
     char run_dir[MOUNTOPTS_PATH_MAX], binary[MOUNTOPTS_PATH_MAX];
 };
 
-/* The child: holder until the end of the mount. */
-static int be_holder(struct mounting *m, int ready_fd)
+/* The child: holder until the end of the mount. Until it mounts it dies with its parent: who kills a mount.cfs that takes too
+ * long wants no mount a moment later. */
+static int be_holder(struct mounting *m, pid_t parent, int ready_fd)
 {
     struct settings s = {.n = 0};
     struct holder_options h = {.lock_fd = m->earlier.lock_fd, .ready_fd = ready_fd};
     uint64_t heap;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent) {
+        return HOLDER_EXIT_SYSTEM;
+    }
     setsid();
     holder_streams(&m->o);
     if (arena_plan(m->o.memory_bytes, &h.sizes, &heap) < 0) {
@@ -283,10 +288,10 @@ static int mount_cfs(struct mounting *m)
     if (code != 0) {
         return fail(code, why[0] ? why : "no more descriptors");
     }
-    pid_t holder = fork();
+    pid_t self = getpid(), holder = fork();
     if (holder == 0) {
         close(ready[0]);
-        _exit(be_holder(m, ready[1]));
+        _exit(be_holder(m, self, ready[1]));
     }
     close(ready[1]);
     close(m->earlier.lock_fd);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -510,6 +511,7 @@ int holder_run(const struct holder_options *options)
         return say_ready(ready_fd, HOLDER_EXIT_SYSTEM, text);
     }
     int code = await_ready(&h, text, sizeof text);
+    (void)prctl(PR_SET_PDEATHSIG, 0); /* mount.cfs ends when the mount is there (see be_holder) */
     if (code == 0 && (rc = do_mount(&h)) < 0) {
         snprintf(text, sizeof text, "mount on %s: %s", h.mount_point, strerror(-rc));
         code = HOLDER_EXIT_MOUNT;

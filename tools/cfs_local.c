@@ -18,7 +18,9 @@
 #include "tools/json.h"
 #include "tools/local.h"
 
-enum { EXIT_USAGE = 2, TERM_MS = 5000 };
+/* up ends within its time also when it fails: the last part of that is for stopping what it began,
+ * at most UNDO_MS. */
+enum { EXIT_USAGE = 2, TERM_MS = 5000, UP_MS = 10000, UNDO_MS = 2000, LOCK_MS = 10000 };
 
 static const char HELP[] =
     "cfs-local: a whole CFS cluster on this machine\n"
@@ -29,7 +31,9 @@ static const char HELP[] =
     "      Makes the cluster, or starts what of it does not run, and returns when it is usable. "
     "With\n"
     "      --mount it is mounted there too, with mount options OPTIONS. On a cluster that runs it\n"
-    "      changes nothing. If it fails, it says why and stops what it started.\n"
+    "      changes nothing. If it fails, it says why and stops what it started; it gives up after\n"
+    "      SECONDS, stopping included (default 10, or the environment variable "
+    "CFS_LOCAL_TIMEOUT).\n"
     "  cfs-local down --dir DIR [--force] [--timeout SECONDS]\n"
     "      Unmounts, waits until what was dirty is with the servers, stops the servers. --force: "
     "also\n"
@@ -157,23 +161,36 @@ struct started { /* by this `up` */
     unsigned n_mounts;
 };
 
-static void undo(struct local *l, const struct started *s)
-{
-    for (unsigned i = 0; i < s->n_mounts; i++) {
-        struct local_mount m;
-        if (local_mount_get(l, s->mount[i], &m)) {
-            (void)local_mount_end(l, &m, true, 1000); /* it said what is wrong */
-        }
-    }
-    for (unsigned i = s->n_servers; i > 0; i--) {
-        (void)local_server_stop(l, s->server[i - 1], TERM_MS); /* nothing more can be done */
-    }
-}
-
 static unsigned left_ms(uint64_t until)
 {
     uint64_t now = clock_now_ms();
     return now < until ? (unsigned)(until - now) : 1;
+}
+
+static unsigned undo_ms(const struct options *o)
+{
+    return o->timeout_ms / 5 < UNDO_MS ? o->timeout_ms / 5 : UNDO_MS;
+}
+
+/* Nothing more can be done about what fails here. Servers are asked to end side by side, and soon
+ * killed, which they survive as any other crash. */
+static void undo(struct local *l, const struct options *o, const struct started *s)
+{
+    uint64_t until = clock_now_ms() + undo_ms(o);
+    for (unsigned i = 0; i < s->n_mounts; i++) {
+        struct local_mount m;
+        if (local_mount_get(l, s->mount[i], &m)) {
+            (void)local_mount_end(l, &m, true, left_ms(until) / 2);
+        }
+    }
+    for (unsigned i = 0; i < s->n_servers; i++) {
+        struct proc p;
+        local_find(l, s->server[i], &p);
+        (void)proc_signal(&p, SIGTERM);
+    }
+    for (unsigned i = s->n_servers; i > 0; i--) {
+        (void)local_server_stop(l, s->server[i - 1], left_ms(until));
+    }
 }
 
 static int start_servers(struct local *l, enum local_kind kind, unsigned n, uint64_t until,
@@ -243,9 +260,8 @@ static int start_mounts(struct local *l, const struct options *o, uint64_t until
     return 0;
 }
 
-static int start_all(struct local *l, const struct options *o, struct started *s)
+static int start_all(struct local *l, const struct options *o, uint64_t until, struct started *s)
 {
-    uint64_t until = clock_now_ms() + o->timeout_ms;
     int rc = start_servers(l, LOCAL_META, l->n_meta, until, s);
     if (rc == 0) {
         rc = start_servers(l, LOCAL_CHUNK, l->n_chunks, until, s);
@@ -259,9 +275,9 @@ static int start_all(struct local *l, const struct options *o, struct started *s
     return rc;
 }
 
-static int lock_cluster(struct local *l, bool make)
+static int lock_cluster(struct local *l, bool make, unsigned wait_ms)
 {
-    int rc = local_lock(l, make);
+    int rc = local_lock(l, make, wait_ms);
     if (rc == -EBUSY) {
         fprintf(stderr, "cfs-local: another cfs-local works on %s\n", l->dir);
     } else if (rc == -ENOENT) {
@@ -274,7 +290,8 @@ static int lock_cluster(struct local *l, bool make)
 
 static int do_up(struct local *l, const struct options *o)
 {
-    int rc = lock_cluster(l, true);
+    uint64_t until = clock_now_ms() + o->timeout_ms - undo_ms(o);
+    int rc = lock_cluster(l, true, left_ms(until));
     if (rc == 0) {
         rc = load_or_make(l, o);
     }
@@ -282,9 +299,9 @@ static int do_up(struct local *l, const struct options *o)
         return rc;
     }
     struct started s = {.n_servers = 0};
-    rc = start_all(l, o, &s);
+    rc = start_all(l, o, until, &s);
     if (rc != 0) {
-        undo(l, &s);
+        undo(l, o, &s);
         fprintf(stderr, "cfs-local: up failed; what it had started was stopped\n");
         return rc;
     }
@@ -350,7 +367,7 @@ static int stop_servers(const struct local *l, enum local_kind kind, unsigned n)
 
 static int do_down(struct local *l, const struct options *o)
 {
-    int rc = lock_cluster(l, false);
+    int rc = lock_cluster(l, false, LOCK_MS);
     if (rc == 0) {
         rc = load_cluster(l);
     }
@@ -582,7 +599,7 @@ static int do_start(struct local *l, const struct options *o)
 
 static int do_mount(struct local *l, const struct options *o)
 {
-    int rc = lock_cluster(l, false);
+    int rc = lock_cluster(l, false, LOCK_MS);
     if (rc == 0) {
         rc = load_cluster(l);
     }
@@ -722,7 +739,7 @@ static const struct command {
     unsigned timeout_ms;
     bool needs_dir, needs_name;
 } COMMANDS[] = {
-    {"up", do_up, 30000, true, false},
+    {"up", do_up, UP_MS, true, false},
     {"down", do_down, 120000, true, false},
     {"status", do_status, 0, true, false},
     {"mount", do_mount, 60000, true, true},
@@ -743,6 +760,17 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
+/* A machine that is known to be slow gives up more time without saying so each time. */
+static bool up_default(struct options *o)
+{
+    const char *text = getenv("CFS_LOCAL_TIMEOUT");
+    if (text != NULL && text[0] != '\0' && !take_option(O_TIMEOUT, text, o)) {
+        fprintf(stderr, "cfs-local: CFS_LOCAL_TIMEOUT is a number of seconds, not %s\n", text);
+        return false;
+    }
+    return true;
+}
+
 static bool parse(int argc, char **argv, const struct command *c, struct options *o)
 {
     static const struct option LONG[] = {{"dir", 1, NULL, O_DIR},
@@ -759,6 +787,9 @@ static bool parse(int argc, char **argv, const struct command *c, struct options
                                          {NULL, 0, NULL, 0}};
     o->mount_options = "";
     o->timeout_ms = c->timeout_ms;
+    if (c->run == do_up && !up_default(o)) {
+        return false;
+    }
     for (int option; (option = getopt_long(argc, argv, "o:", LONG, NULL)) != -1;) {
         if (!take_option(option, optarg, o)) {
             if (option != '?' && option != O_META) {

@@ -47,8 +47,8 @@ void local_release(struct local *l);
 /* -ENOENT: no cluster there. -EINVAL: not a file of ours. */
 int local_load(struct local *l);
 int local_save(const struct local *l);
-/* Takes the lock, waiting up to 10 s. -EBUSY. Makes the directory if `make`. */
-int local_lock(struct local *l, bool make);
+/* Takes the lock, waiting up to wait_ms. -EBUSY. Makes the directory if `make`. */
+int local_lock(struct local *l, bool make, unsigned wait_ms);
 /* dir/a/b, in `out` of LOCAL_PATH + 1024 bytes. */
 void local_path(const struct local *l, char *out, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 
 static const char *const KINDS[] = {"meta", "chunk", "mount", "holder"};
@@ -97,7 +98,7 @@ int local_mkdirs(const char *path)
     }
 }
 
-int local_lock(struct local *l, bool make)
+int local_lock(struct local *l, bool make, unsigned wait_ms)
 {
     int rc = make ? local_mkdirs(l->dir) : 0;
     if (rc != 0) {
@@ -109,8 +110,9 @@ int local_lock(struct local *l, bool make)
     if (l->lock_fd < 0) {
         return -errno;
     }
-    for (int i = 0; flock(l->lock_fd, LOCK_EX | LOCK_NB) != 0; i++) {
-        if (errno != EWOULDBLOCK || i == 200) {
+    uint64_t until = clock_now_ms() + wait_ms;
+    while (flock(l->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || clock_now_ms() >= until) {
             local_release(l);
             return -EBUSY;
         }

@@ -150,138 +150,6 @@ static void forget(const struct local *l, const struct local_mount *m)
     }
 }
 
-/* ---- mounting ---- */
-
-static void show_file(const char *path)
-{
-    char line[512];
-    FILE *f = fopen(path, "re");
-    if (f == NULL) {
-        return;
-    }
-    while (fgets(line, sizeof line, f) != NULL) {
-        fputs(line, stderr);
-    }
-    fclose(f);
-}
-
-static int run_mount(const struct local *l, const struct local_mount *m, unsigned timeout_ms)
-{
-    char program[PATH_BYTES], source[300], addresses[256], run[PATH_BYTES], log[PATH_BYTES],
-        said[PATH_BYTES];
-    static char options[3 * PATH_BYTES]; /* long, and one at a time */
-    local_addresses(l, addresses);
-    snprintf(program, sizeof program, "%s/mount.cfs", l->bin);
-    snprintf(source, sizeof source, "%s:/", addresses);
-    local_path(l, run, "mount/%u", m->number);
-    local_path(l, log, "log/mount%u.log", m->number);
-    local_path(l, said, "log/mount%u.said", m->number);
-    snprintf(options, sizeof options, "run_dir=%s,log=%s%s%s", run, log,
-             m->options[0] != '\0' ? "," : "", m->options);
-    char where[LOCAL_PATH];
-    snprintf(where, sizeof where, "%s", m->where);
-    char dash_o[] = "-o";
-    char *argv[] = {program, source, where, dash_o, options, NULL};
-    int rc = proc_run(argv, said, timeout_ms);
-    show_file(said);
-    (void)unlink(said);
-    if (rc == -ETIMEDOUT) {
-        fprintf(stderr, "cfs-local: mount.cfs did not come back within %u ms\n", timeout_ms);
-    } else if (rc < 0) {
-        fprintf(stderr, "cfs-local: cannot run %s: %s\n", program, err_text(rc));
-    } else if (rc > 0) {
-        char name[32];
-        snprintf(name, sizeof name, "mount%u", m->number);
-        fprintf(stderr, "cfs-local: mount.cfs failed with status %d\n", rc);
-        local_show_log(l, name);
-    }
-    return rc > 0 ? -EIO : rc;
-}
-
-/* What a client that was killed left: a mount point that answers ENOTCONN, or a holder alone. */
-static void clear_remains(struct local_mount *m)
-{
-    struct stat st;
-    if (local_is_mounted(m->where) && stat(m->where, &st) != 0 && errno == ENOTCONN) {
-        (void)umount2(m->where,
-                      MNT_DETACH); /* mount.cfs says what is wrong if this was not enough */
-    }
-}
-
-static int do_mount(const struct local *l, struct local_mount *m, unsigned timeout_ms)
-{
-    clear_remains(m);
-    int rc = record(l, m);
-    if (rc != 0) {
-        fprintf(stderr, "cfs-local: cannot record the mount: %s\n", err_text(rc));
-        return rc;
-    }
-    rc = run_mount(l, m, timeout_ms);
-    if (rc == 0) {
-        look_at_client(l, m);
-    }
-    return rc;
-}
-
-static int make_mount_point(const char *where, struct local_mount *m)
-{
-    struct stat st;
-    if (stat(where, &st) == 0 || errno == ENOTCONN) {
-        m->made = false;
-    } else {
-        int rc = local_mkdirs(where);
-        if (rc != 0) {
-            return rc;
-        }
-        m->made = true;
-    }
-    /* A dead mount cannot be resolved: what was given then has to be absolute. */
-    char *real = realpath(where, NULL);
-    if (real == NULL && (errno != ENOTCONN || where[0] != '/')) {
-        return -errno;
-    }
-    int n = snprintf(m->where, sizeof m->where, "%s", real != NULL ? real : where);
-    free(real);
-    return n < 0 || (size_t)n >= sizeof m->where ? -ENAMETOOLONG : 0;
-}
-
-int local_mount_new(struct local *l, const char *where, const char *options, unsigned timeout_ms)
-{
-    struct local_mount m = {.number = 0}, other;
-    int rc = make_mount_point(where, &m);
-    if (rc != 0) {
-        fprintf(stderr, "cfs-local: %s: %s\n", where, err_text(rc));
-        return rc;
-    }
-    for (unsigned i = 1; i <= LOCAL_MOUNTS_MAX; i++) {
-        bool used = local_mount_get(l, i, &other);
-        if (used && strcmp(other.where, m.where) == 0) {
-            return local_mount_again(l, &other, timeout_ms);
-        }
-        if (!used && m.number == 0) {
-            m.number = i;
-        }
-    }
-    if (m.number == 0) {
-        fprintf(stderr, "cfs-local: there are %d mounts already\n", LOCAL_MOUNTS_MAX);
-        return -ENOSPC;
-    }
-    snprintf(m.options, sizeof m.options, "%s", options);
-    rc = do_mount(l, &m, timeout_ms);
-    if (rc != 0) {
-        forget(l, &m);
-    }
-    return rc;
-}
-
-int local_mount_again(struct local *l, struct local_mount *m, unsigned timeout_ms)
-{
-    if (local_is_mounted(m->where) && (m->holder.pid != 0 || m->worker.pid != 0)) {
-        return 1;
-    }
-    return do_mount(l, m, timeout_ms);
-}
-
 /* ---- unmounting ---- */
 
 static void say_who_uses(const char *where)
@@ -350,7 +218,8 @@ static void kill_client(const struct local *l, struct local_mount *m)
     }
 }
 
-int local_mount_end(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms)
+/* Unmounts, waits for the client, with `force` kills it in the end. Its record stays. */
+static int end_client(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms)
 {
     int rc = detach(m, force);
     if (rc != 0) {
@@ -374,8 +243,150 @@ int local_mount_end(const struct local *l, struct local_mount *m, bool force, un
                 m->where);
         kill_client(l, m);
     }
-    forget(l, m);
     return 0;
+}
+
+int local_mount_end(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms)
+{
+    int rc = end_client(l, m, force, timeout_ms);
+    if (rc == 0) {
+        forget(l, m);
+    }
+    return rc;
+}
+
+/* ---- mounting ---- */
+
+static void show_file(const char *path)
+{
+    char line[512];
+    FILE *f = fopen(path, "re");
+    if (f == NULL) {
+        return;
+    }
+    while (fgets(line, sizeof line, f) != NULL) {
+        fputs(line, stderr);
+    }
+    fclose(f);
+}
+
+static int run_mount(const struct local *l, const struct local_mount *m, unsigned timeout_ms)
+{
+    char program[PATH_BYTES], source[300], addresses[256], run[PATH_BYTES], log[PATH_BYTES],
+        said[PATH_BYTES];
+    static char options[3 * PATH_BYTES]; /* long, and one at a time */
+    local_addresses(l, addresses);
+    snprintf(program, sizeof program, "%s/mount.cfs", l->bin);
+    snprintf(source, sizeof source, "%s:/", addresses);
+    local_path(l, run, "mount/%u", m->number);
+    local_path(l, log, "log/mount%u.log", m->number);
+    local_path(l, said, "log/mount%u.said", m->number);
+    snprintf(options, sizeof options, "run_dir=%s,log=%s%s%s", run, log,
+             m->options[0] != '\0' ? "," : "", m->options);
+    char where[LOCAL_PATH];
+    snprintf(where, sizeof where, "%s", m->where);
+    char dash_o[] = "-o";
+    char *argv[] = {program, source, where, dash_o, options, NULL};
+    int rc = proc_run(argv, said, timeout_ms);
+    show_file(said);
+    (void)unlink(said);
+    if (rc == -ETIMEDOUT) {
+        fprintf(stderr, "cfs-local: mount.cfs did not come back within %u ms\n", timeout_ms);
+    } else if (rc < 0) {
+        fprintf(stderr, "cfs-local: cannot run %s: %s\n", program, err_text(rc));
+    } else if (rc > 0) {
+        char name[32];
+        snprintf(name, sizeof name, "mount%u", m->number);
+        fprintf(stderr, "cfs-local: mount.cfs failed with status %d\n", rc);
+        local_show_log(l, name);
+    }
+    return rc > 0 ? -EIO : rc;
+}
+
+/* What a client that was killed left: a mount point that answers ENOTCONN, or a holder alone. */
+static void clear_remains(struct local_mount *m)
+{
+    struct stat st;
+    if (local_is_mounted(m->where) && stat(m->where, &st) != 0 && errno == ENOTCONN) {
+        (void)umount2(m->where,
+                      MNT_DETACH); /* mount.cfs says what is wrong if this was not enough */
+    }
+}
+
+static int do_mount(const struct local *l, struct local_mount *m, unsigned timeout_ms)
+{
+    clear_remains(m);
+    int rc = record(l, m);
+    if (rc != 0) {
+        fprintf(stderr, "cfs-local: cannot record the mount: %s\n", err_text(rc));
+        return rc;
+    }
+    rc = run_mount(l, m, timeout_ms);
+    if (rc == -ETIMEDOUT) {
+        (void)end_client(l, m, true, 300); /* its holder may have come as far as to mount */
+    } else if (rc == 0) {
+        look_at_client(l, m);
+    }
+    return rc;
+}
+
+static int make_mount_point(const char *where, struct local_mount *m)
+{
+    struct stat st;
+    if (stat(where, &st) == 0 || errno == ENOTCONN) {
+        m->made = false;
+    } else {
+        int rc = local_mkdirs(where);
+        if (rc != 0) {
+            return rc;
+        }
+        m->made = true;
+    }
+    /* A dead mount cannot be resolved: what was given then has to be absolute. */
+    char *real = realpath(where, NULL);
+    if (real == NULL && (errno != ENOTCONN || where[0] != '/')) {
+        return -errno;
+    }
+    int n = snprintf(m->where, sizeof m->where, "%s", real != NULL ? real : where);
+    free(real);
+    return n < 0 || (size_t)n >= sizeof m->where ? -ENAMETOOLONG : 0;
+}
+
+int local_mount_new(struct local *l, const char *where, const char *options, unsigned timeout_ms)
+{
+    struct local_mount m = {.number = 0}, other;
+    int rc = make_mount_point(where, &m);
+    if (rc != 0) {
+        fprintf(stderr, "cfs-local: %s: %s\n", where, err_text(rc));
+        return rc;
+    }
+    for (unsigned i = 1; i <= LOCAL_MOUNTS_MAX; i++) {
+        bool used = local_mount_get(l, i, &other);
+        if (used && strcmp(other.where, m.where) == 0) {
+            return local_mount_again(l, &other, timeout_ms);
+        }
+        if (!used && m.number == 0) {
+            m.number = i;
+        }
+    }
+    if (m.number == 0) {
+        fprintf(stderr, "cfs-local: there are %d mounts already\n", LOCAL_MOUNTS_MAX);
+        return -ENOSPC;
+    }
+    snprintf(m.options, sizeof m.options, "%s", options);
+    rc = do_mount(l, &m, timeout_ms);
+    if (rc != 0) {
+        forget(l, &m);
+    }
+    return rc;
+}
+
+int local_mount_again(struct local *l, struct local_mount *m, unsigned timeout_ms)
+{
+    if (local_is_mounted(m->where) && (m->holder.pid != 0 || m->worker.pid != 0)) {
+        return 1;
+    }
+    return do_mount(l, m, timeout_ms);
 }
 
 /* ---- finding ---- */

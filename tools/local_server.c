@@ -301,7 +301,9 @@ int local_wait_usable(const struct local *l, unsigned timeout_ms)
     bool good = false;
     for (uint64_t until = clock_now_ms() + timeout_ms; !good && clock_now_ms() < until;) {
         struct bytes reply;
-        int rc = ask_call(ask, METHOD_STATUS, BYTES(NULL, 0), 1000, &reply);
+        uint64_t now = clock_now_ms();
+        unsigned ms = now + 1000 < until ? 1000 : now < until ? (unsigned)(until - now) : 1;
+        int rc = ask_call(ask, METHOD_STATUS, BYTES(NULL, 0), ms, &reply);
         Cfs__StatusReply *s =
             rc == 0 ? cfs__status_reply__unpack(NULL, reply.len, reply.data) : NULL;
         if (s != NULL) {

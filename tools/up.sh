@@ -17,7 +17,8 @@ if [ "$(helper_state)" != ours ]; then
     ln -sfn "$bin/mount.cfs" "$helper" || fail "make up: cannot link $helper"
     say "linked $helper"
 fi
-"$bin/cfs-local" up --dir "$CFS_DIR" --mount "$CFS_MNT" || exit 1
+# The build may have left a slow machine with much to write: more time than the usual 10 s.
+"$bin/cfs-local" up --dir "$CFS_DIR" --mount "$CFS_MNT" --timeout "${CFS_LOCAL_TIMEOUT:-30}" || exit 1
 say ""
 (cd "$CFS_MNT" && "$bin/cfs" status)
 say ""

@@ -17,7 +17,7 @@ for stat in /proc/[0-9]*/cmdline; do
     comm=$(cat "/proc/$pid/comm" 2>/dev/null)
     case $comm in
     mount.cfs | cfs-meta | cfs-chunkserver)
-        tr '\0' '\n' <"$stat" 2>/dev/null | grep -qF "$dir/" && kill -KILL "$pid" 2>/dev/null
+        { tr '\0' '\n' <"$stat"; } 2>/dev/null | grep -qF "$dir/" && kill -KILL "$pid" 2>/dev/null
         ;;
     esac
 done

@@ -8,6 +8,7 @@ top=$(cd "$here/../.." && pwd)
 bin=${CFS_BIN:-$top/build/bin}
 helpers=$top/build/test
 LONG=${LONG:-}
+export CFS_LOCAL_TIMEOUT=${CFS_LOCAL_TIMEOUT:-60} # tests share their machine with others
 test_name=$(basename "$0" .sh)
 mkdir -p "${CFS_TEST_WORK:=${TMPDIR:-/tmp}/cfs-test}"
 WORK=$(mktemp -d "$CFS_TEST_WORK/$test_name.XXXXXX") || exit 1
