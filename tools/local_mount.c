@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 
-enum { PATH_BYTES = LOCAL_PATH + 1024 };
+enum { PATH_BYTES = LOCAL_PATH + 1024, COPY_LOOK_MS = 2000 };
 
 /* ---- what is mounted ---- */
 
@@ -198,10 +198,61 @@ static int detach(const struct local_mount *m, bool force)
     return 0;
 }
 
+/* The device of the mount at `where` as in mountinfo ("0:57"), for a process ("self", "4711"); with
+ * where NULL: whether that process has the device in its mount namespace. */
+static bool mountinfo_find(const char *process, const char *where, char device[32])
+{
+    char path[64], line[3 * PATH_BYTES], dev[32], point[PATH_BYTES];
+    bool found = false;
+    snprintf(path, sizeof path, "/proc/%.20s/mountinfo", process);
+    FILE *f = fopen(path, "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "%*s %*s %31s %*s %4095s", dev, point) != 2) {
+            continue;
+        }
+        if (where == NULL ? strcmp(dev, device) == 0 : strcmp(point, where) == 0) {
+            snprintf(device, 32, "%s", dev);
+            found = true;
+        }
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return found;
+}
+
+/* Namespaces made while it was mounted (containers, unshare -m) have copies of the mount. */
+static bool say_who_has_a_copy(const char *where, char device[32])
+{
+    bool said = false;
+    DIR *d = device[0] == '\0' ? NULL : opendir("/proc");
+    for (struct dirent *e; d != NULL && !said && (e = readdir(d)) != NULL;) {
+        if (isdigit((unsigned char)e->d_name[0]) && mountinfo_find(e->d_name, NULL, device)) {
+            fprintf(stderr,
+                    "cfs-local: %s is unmounted here, but process %s is in another mount namespace "
+                    "that still has it; its client ends when all of those have, or with --force\n",
+                    where, e->d_name);
+            said = true;
+        }
+    }
+    if (d != NULL) {
+        closedir(d);
+    }
+    return said;
+}
+
 static bool client_gone(const struct local *l, struct local_mount *m)
 {
     look_at_client(l, m);
     return m->holder.pid == 0 && m->worker.pid == 0;
+}
+
+static void wait_for_client(const struct local *l, struct local_mount *m, unsigned timeout_ms)
+{
+    uint64_t until = clock_now_ms() + timeout_ms;
+    while (!client_gone(l, m) && clock_now_ms() < until) {
+        poll(NULL, 0, 10);
+    }
 }
 
 /* The holder starts a new worker at once, so it goes first. */
@@ -221,14 +272,17 @@ static void kill_client(const struct local *l, struct local_mount *m)
 /* Unmounts, waits for the client, with `force` kills it in the end. Its record stays. */
 static int end_client(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms)
 {
+    char device[32] = "";
+    (void)mountinfo_find("self", m->where, device);
     int rc = detach(m, force);
     if (rc != 0) {
         return rc;
     }
-    uint64_t until = clock_now_ms() + timeout_ms;
-    while (!client_gone(l, m) && clock_now_ms() < until) {
-        poll(NULL, 0, 10);
+    wait_for_client(l, m, timeout_ms < COPY_LOOK_MS ? timeout_ms : COPY_LOOK_MS);
+    if (!client_gone(l, m) && !force && say_who_has_a_copy(m->where, device)) {
+        return -EBUSY;
     }
+    wait_for_client(l, m, timeout_ms);
     if (!client_gone(l, m)) {
         if (!force) {
             fprintf(

@@ -16,3 +16,11 @@ begin=$(now_ms)
 check 'a remount after a crash' timeout 60 "$bin/cfs-local" start --dir "$CL" mount1
 at_most 'works at once, in s' "$(awk -v t=$(($(now_ms) - begin)) 'BEGIN { print t / 1000 }')" 8
 same 'with what was synced' "$(cat "$MNT/f")" x
+# A container started meanwhile has a copy of the mount.
+unshare --mount --propagation private sleep 300 &
+copy=$!
+until_true 5 eval '[ "$(readlink /proc/self/ns/mnt)" != "$(readlink /proc/$copy/ns/mnt)" ]'
+refused 'an unmount while another namespace has a copy' "process [0-9]+ is in another mount namespace" timeout 60 "$bin/cfs-local" down --dir "$CL"
+kill "$copy"
+wait "$copy" 2>/dev/null
+check 'and works when that is gone' timeout 60 "$bin/cfs-local" down --dir "$CL"
