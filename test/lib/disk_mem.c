@@ -298,6 +298,10 @@ static int mem_read(struct disk_file *f, void *to, size_t len, uint64_t at)
     if (m->fired && m->fault.sticky && m->fault.reads) {
         return -EIO;
     }
+    if (m->fault.bad_reads > 0) {
+        m->fault.bad_reads--;
+        return -EIO;
+    }
     if (at + len > i->size) {
         return -ENODATA;
     }

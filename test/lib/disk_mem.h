@@ -25,6 +25,7 @@ struct disk_mem_fault {
     bool sticky; /* all later ones too: the power is off until disk_mem_crash */
     bool torn;   /* a failing write leaves some of its sectors written */
     bool reads;  /* with sticky: reads fail too from then on */
+    unsigned bad_reads; /* so many reads fail from now on, whatever `at` says */
 };
 void disk_mem_fault(struct disk *d, struct disk_mem_fault fault);
 bool disk_mem_fired(const struct disk *d); /* whether it has failed anything */

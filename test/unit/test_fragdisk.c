@@ -224,6 +224,32 @@ START_TEST(deleted_space_comes_back_and_small_segments_are_compacted)
 }
 END_TEST
 
+/* One bad sector among dead records is no reason to take nothing more. */
+START_TEST(unreadable_sector_met_by_compaction_does_not_fail_the_disk)
+{
+    struct world w;
+    struct fragdisk_state s;
+    world_init(&w);
+    for (uint64_t id = 1; id <= 100; id++) {
+        ck_assert_int_eq(put_one(&w, id, 8 * KIB), 0);
+    }
+    for (uint64_t id = 1; id <= 100; id++) {
+        ck_assert_int_eq(id % 10 == 0 ? 0 : delete_one(&w, id, 1), 0);
+    }
+    disk_mem_fault(w.disk, (struct disk_mem_fault){.at = -1, .bad_reads = 1});
+    tidy(&w);
+    fragdisk_state(w.d, &s);
+    ck_assert_int_eq(fragdisk_error(w.d), 0);
+    ck_assert_int_eq((int)s.health, FRAGDISK_GOOD);
+    ck_assert_uint_gt(s.compacted, 0); /* of the other segments */
+    ck_assert_int_eq(put_one(&w, 1000, 8 * KIB), 0);
+    for (uint64_t id = 10; id <= 100; id += 10) {
+        ck_assert_int_eq(check_one(&w, id, 8 * KIB), 0);
+    }
+    world_release(&w);
+}
+END_TEST
+
 START_TEST(full_disk_refuses_puts_before_it_is_full_and_deletes_go_on)
 {
     struct world w;
@@ -545,6 +571,7 @@ int main(void)
     tcase_add_test(basic, same_put_again_is_fine_and_another_is_a_conflict);
     tcase_add_test(basic, batch_costs_one_write_per_run_and_one_sync_per_segment);
     tcase_add_test(basic, deleted_space_comes_back_and_small_segments_are_compacted);
+    tcase_add_test(basic, unreadable_sector_met_by_compaction_does_not_fail_the_disk);
     tcase_add_test(basic, full_disk_refuses_puts_before_it_is_full_and_deletes_go_on);
     tcase_add_test(basic, lost_index_is_made_again_from_the_segments);
     tcase_add_test(basic, flipped_byte_is_found_and_counted);
