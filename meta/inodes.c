@@ -102,6 +102,9 @@ int inodes_resize(struct fsm *f, struct inode *i, uint64_t size)
 
 void inodes_kill_priv(struct inode *i)
 {
+    if (S_ISDIR(i->mode)) {
+        return; /* there the bits mean something else: chown keeps them, as on a local filesystem */
+    }
     i->mode &= ~(uint32_t)S_ISUID;
     if ((i->mode & S_IXGRP) != 0) {
         i->mode &= ~(uint32_t)S_ISGID;

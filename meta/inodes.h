@@ -21,7 +21,7 @@ int inodes_inline_drop(struct fsm *f, struct inode *i);
 int inodes_inline_get(struct fsm *f, const struct inode *i, struct buf *out); /* appended */
 /* Sets the size: what is beyond a smaller one is gone, a larger one reads zero there. */
 int inodes_resize(struct fsm *f, struct inode *i, uint64_t size);
-/* Clears suid, and sgid of a group-executable file. */
+/* Clears suid, and sgid of a group-executable file; not of a directory. */
 void inodes_kill_priv(struct inode *i);
 
 #endif

@@ -81,6 +81,25 @@ START_TEST(a_setgid_directory_gives_its_group_and_directories_its_bit)
 }
 END_TEST
 
+START_TEST(a_new_owner_costs_a_file_its_setuid_but_no_directory_its_setgid)
+{
+    uint64_t d = fsm_world_mkdir(&w, 1, "d"), f = fsm_world_create(&w, 1, "f");
+    for (int i = 0; i < 4; i++) {
+        Cfs__SetattrOp s = CFS__SETATTR_OP__INIT;
+        s.ino = i % 2 == 0 ? d : f;
+        s.has_mode = i < 2;
+        s.mode = 06775;
+        s.has_gid = s.has_kill_priv = s.kill_priv = i >= 2;
+        s.gid = 77;
+        Cfs__Op op = CFS__OP__INIT;
+        op.setattr = &s;
+        ck_assert_int_eq(fsm_world_op(&w, &op), 0);
+    }
+    ck_assert_uint_eq(attr_of(d).mode & 07777, 06775);
+    ck_assert_uint_eq(attr_of(f).mode & 07777, 0775);
+}
+END_TEST
+
 START_TEST(a_directory_has_two_links_and_one_per_subdirectory)
 {
     uint64_t d = fsm_world_mkdir(&w, 1, "d");
@@ -297,6 +316,7 @@ int main(void)
     tcase_add_test(t, a_name_of_255_bytes_is_taken_and_256_is_too_long);
     tcase_add_test(t, names_with_slash_dot_and_dotdot_are_refused);
     tcase_add_test(t, a_setgid_directory_gives_its_group_and_directories_its_bit);
+    tcase_add_test(t, a_new_owner_costs_a_file_its_setuid_but_no_directory_its_setgid);
     tcase_add_test(t, a_directory_has_two_links_and_one_per_subdirectory);
     tcase_add_test(t, rmdir_refuses_files_and_what_is_not_empty_and_unlink_directories);
     tcase_add_test(t, an_open_file_outlives_its_name_until_release);
