@@ -561,11 +561,12 @@ static struct replica_entry *entry_of(uint8_t type, struct bytes body)
     return e;
 }
 
-/* Time and reign stand at fixed places of the header (fsm.h) and are known only now. */
+/* Time and reign stand at fixed places of the header (fsm.h) and are known only now. While the clock is behind what was
+ * said before, time goes on by the least there is: a later change has a later time. */
 static void entry_stamp(struct machine *m, struct replica_entry *e, uint64_t reign)
 {
     const uint64_t now = m->options.events->wall_ns(m->options.ctx);
-    m->last_time_ns = now > m->last_time_ns ? now : m->last_time_ns;
+    m->last_time_ns = now > m->last_time_ns ? now : m->last_time_ns + 1;
     put_le64(e->data + 4, m->last_time_ns);
     put_le64(e->data + 12, reign);
 }
