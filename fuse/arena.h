@@ -23,8 +23,8 @@
  *     harmless when repeated: WRITE puts the same bytes in the same place; OPEN finds the
  *     handle that its unique made; RELEASE of a handle generation that is gone is nothing.
  *  5. The kernel is answered, then the record is freed. A restart asks the kernel which requests were answered, and drops
- *     their records: executed again they could take away what the caller has put there since. Only what was GIVEN_UP
- *     is executed all the same. ENOENT from the kernel for an answer means: answered before.
+ *     their records: executed again they could take away what the caller has put there since. Of what was GIVEN_UP
+ *     that is executed all the same for which a command was sent. ENOENT from the kernel for an answer means: answered before.
  *  6. Dirty pages stay dirty until their commit has been answered; a restart flushes all of them
  *     again, under new stripe ids. */
 #define ARENA_MAGIC 0x31616e6572414643u /* "CFArena1" */
@@ -82,7 +82,7 @@ enum arena_request_flags {
     ARENA_INTERRUPTED = 1,   /* the kernel sent FUSE_INTERRUPT for it */
     ARENA_EXECUTING = 2,     /* cleared when the loop has left it waiting */
     ARENA_PARKED = 4,        /* waits for a lock */
-    ARENA_GIVEN_UP = 8       /* its caller is being killed and has EINTR; the operation goes on to its end */
+    ARENA_GIVEN_UP = 8       /* its caller was killed and has EINTR; what was sent for it goes on to its end */
 };
 
 struct arena_small {

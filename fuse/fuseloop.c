@@ -34,9 +34,19 @@ static bool refuse_killer(struct fuseloop *f, struct opreq *r)
     return true;
 }
 
+/* After a restart: its caller was killed, and nothing was sent for it. */
+static bool given_up(struct fuseloop *f, struct opreq *r)
+{
+    if (!r->answered || opreq_seq(r) != 0 || opreq_ticket(r) != 0) {
+        return false;
+    }
+    requests_free(f, r);
+    return true;
+}
+
 void fuseloop_execute(struct fuseloop *f, struct opreq *r)
 {
-    if (refuse_killer(f, r)) {
+    if (refuse_killer(f, r) || given_up(f, r)) {
         return;
     }
     if (r->opcode == FUSE_INIT) {

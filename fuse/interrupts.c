@@ -11,7 +11,9 @@
  * the caller then waits for our answer, unkillable. So an interrupted request is marked, in the arena.
  *   - One that waits for something a signal may end (a lock) has on_interrupt set, and ends at once.
  *   - The others must not fail for a mere SIGALRM. Every 100 ms we look whether SIGKILL is pending for the caller; then it
- *     gets EINTR, which it will never see, and the operation itself goes on to its end, as if the kill had come later.
+ *     gets EINTR, which it will never see. What has been sent for it goes on to its end, as if the kill had come later; what
+ *     has not is given up, as if it had come before: done any later it could undo what others have done since.
+ *     The mark in the arena (ARENA_GIVEN_UP) tells the next worker the same.
  * The same look is taken at all waiting requests while no buffer is free to read an INTERRUPT into. */
 
 /* SigPnd is the thread's, ShdPnd the process's; both in hexadecimal, bit 8 is SIGKILL. */
@@ -47,10 +49,7 @@ static bool caller_is_killed(uint32_t tid)
 
 static void end_for_killed(struct fuseloop *f, struct opreq *r)
 {
-    r->fatal = true;
-    r->answered = true;
-    arena_publish32(requests_flags(r), *requests_flags(r) | ARENA_GIVEN_UP);
-    fuseio_answer_error(f, r->unique, -EINTR);
+    requests_set_killed(f, r);
     if (r->on_interrupt) {
         r->on_interrupt(r);
     }

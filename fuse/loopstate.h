@@ -47,6 +47,7 @@ void requests_big_put(struct fuseloop *f, struct arena_big *big); /* not read in
 struct opreq *requests_add(struct fuseloop *f, struct arena_big *big); /* what was just read; moves it if it fits */
 struct opreq *requests_find(struct fuseloop *f, uint64_t unique);
 void requests_free(struct fuseloop *f, struct opreq *r); /* answered */
+void requests_set_killed(struct fuseloop *f, struct opreq *r); /* answers its caller, who will never see it */
 struct fuse_in_header *requests_header(const struct opreq *r);
 struct fuse_in_header *requests_big_header(struct arena_big *big);
 uint32_t *requests_flags(const struct opreq *r);

@@ -19,7 +19,8 @@
  * A task is one kernel request on its way. It waits for at most one thing of each sort (a command, a read, a fetch of
  * attributes, the writer, the reader) and goes on in `then`. It ends when the kernel is answered: fuseloop
  * then frees the request record and calls task_free through opreq.free_ctx, so nothing may be touched after
- * fuse_reply_*. When the caller is being killed, fuseloop answers it and lets the task go on to its end. */
+ * fuse_reply_*. When the caller is being killed, fuseloop answers it and lets the task go on to its end, or, if nothing
+ * was sent for it yet, to the end of its wait. */
 enum {
     OPS_NAMES_MAX = 32768,
     OPS_RELEASE_DELAY_MS = 20,

@@ -102,6 +102,8 @@ static void park(struct task *t, uint64_t ticket)
     table_add(&t->o->tickets, &t->by_ticket, table_mix(ticket));
     if (granted_before(t->o, ticket)) {
         task_error(t, 0);
+    } else if (t->r->fatal) { /* killed before it was queued: nobody will interrupt it any more */
+        cancel(t);
     } else {
         t->r->on_interrupt = on_interrupt;
     }

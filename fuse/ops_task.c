@@ -64,12 +64,24 @@ static void stop_waiting(struct task *t)
     }
 }
 
+/* Goes on after a wait. One whose caller was killed meanwhile ends here, if nothing has been sent
+ * for it: done later it could undo what others do now (write behind a truncation, truncate what is
+ * written anew). */
+static void go_on(struct task *t, int rc)
+{
+    if (t->r->fatal && !t->submitted && opreq_seq(t->r) == 0) {
+        task_error(t, -EINTR);
+    } else {
+        t->then(t, rc);
+    }
+}
+
 static void resume_waiters(struct list *waiters)
 {
     while (!list_empty(waiters)) {
         struct task *w = list_first(waiters, struct task, node);
         list_remove(&w->node);
-        w->then(w, 0);
+        go_on(w, 0);
     }
 }
 
@@ -189,8 +201,8 @@ static void take_attrs(struct ops *o, const Cfs__OpReply *reply)
     }
 }
 
-/* With -o deadline the caller has its error, but the command may still be executed: what is known of its inodes
- * does not count any more. */
+/* With -o deadline the caller has its error, but the command may still be executed: what is known
+ * of its inodes does not count any more. */
 static void doubt(struct task *t)
 {
     const uint64_t touched[] = {t->ino, t->to_dir, t->victim};
@@ -374,7 +386,7 @@ static void on_fetch(struct session_read *read)
     while (!list_empty(&waiters)) {
         struct task *t = list_first(&waiters, struct task, node);
         list_remove(&t->node);
-        t->then(t, rc);
+        go_on(t, rc);
     }
 }
 
@@ -446,7 +458,7 @@ static void on_wait(struct writer_wait *wait, int rc)
     t->wait_out = false;
     t->quiesced = t->quiesced && rc == 0;
     if (!t->beside) {
-        t->then(t, rc);
+        go_on(t, rc);
     } else if (t->reply_waits) {
         t->reply_waits = false;
         command_over(t);

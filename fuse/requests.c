@@ -141,6 +141,15 @@ void requests_free(struct fuseloop *f, struct opreq *r)
     fuseloop_record_freed(f);
 }
 
+/* Marked before it is answered: who finds the mark answers once more, which the kernel does not mind. */
+void requests_set_killed(struct fuseloop *f, struct opreq *r)
+{
+    r->fatal = true;
+    r->answered = true;
+    arena_publish32(requests_flags(r), *requests_flags(r) | ARENA_GIVEN_UP);
+    fuseio_answer_error(f, r->unique, -EINTR);
+}
+
 /* --- what an earlier worker left ----------------------------------------------------------------- */
 
 /* Answered, and only the death of the worker left the record: everything that it was to do is done. Its number, if it has one,
@@ -148,6 +157,17 @@ void requests_free(struct fuseloop *f, struct opreq *r)
 static bool is_over(struct fuseloop *f, const struct fuse_in_header *in, uint32_t flags)
 {
     return (flags & ARENA_GIVEN_UP) == 0 && fuseio_was_answered(f, in->unique);
+}
+
+static void take_over(struct fuseloop *f, struct opreq *r)
+{
+    r->repeated = true;
+    if (*requests_flags(r) & ARENA_PARKED) {
+        f->n_parked++;
+    }
+    if (*requests_flags(r) & ARENA_GIVEN_UP) {
+        requests_set_killed(f, r);
+    }
 }
 
 static void take_over_smalls(struct fuseloop *f)
@@ -160,11 +180,7 @@ static void take_over_smalls(struct fuseloop *f)
         if (a->small[i].state == 0) {
             f->free_small[f->n_free_small++] = i;
         } else {
-            struct opreq *r = opreq_new(f, &a->small[i], NULL);
-            r->repeated = true;
-            if (a->small[i].flags & ARENA_PARKED) {
-                f->n_parked++;
-            }
+            take_over(f, opreq_new(f, &a->small[i], NULL));
         }
     }
 }
@@ -182,7 +198,7 @@ static void take_over_bigs(struct fuseloop *f)
             (in->opcode != FUSE_INTERRUPT && is_over(f, in, big->flags))) {
             requests_big_put(f, big);
         } else if (in->opcode != FUSE_INTERRUPT) {
-            requests_add(f, big)->repeated = true;
+            take_over(f, requests_add(f, big));
         }
     }
 }

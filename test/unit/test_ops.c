@@ -317,6 +317,33 @@ START_TEST(write_waits_for_room_and_is_answered_once)
 }
 END_TEST
 
+/* It has its answer. Done later, its write could follow what others have written since. */
+START_TEST(what_a_killed_caller_still_waited_for_is_not_done)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    struct fuse_file_info fi = {.fh = opened(7, 2)};
+    w.current = &q->r;
+    w.write_rc = -EAGAIN;
+    ops_write(q, 7, "abc", 3, 0, &fi);
+    ck_assert_uint_eq(w.writes, 1);
+    fuse_req_t cut = request(3);
+    set_size(cut, 10);
+    ops_setattr(cut, 7, NULL, 0, NULL);
+    q->r.fatal = cut->r.fatal = true;
+    w.write_rc = 0;
+    w.room->on_done(w.room, 0);
+    ck_assert(q->answered);
+    ck_assert_uint_eq(w.writes, 1);
+    w.quiet->on_done(w.quiet, 0);
+    ck_assert(cut->answered);
+    ck_assert_uint_eq(w.submitted, 0);
+    ck_assert_uint_eq(w.resumed, 1);
+    free(q);
+    free(cut);
+}
+END_TEST
+
 static void answer_renamed(uint64_t ino, bool changed)
 {
     Cfs__OpReply r = CFS__OP_REPLY__INIT;
@@ -446,6 +473,20 @@ START_TEST(interrupted_lock_is_cancelled)
     ck_assert(!q->answered);
     answer_status(0);
     ck_assert_int_eq(q->error, EINTR);
+    free(q);
+}
+END_TEST
+
+START_TEST(lock_of_a_killed_caller_is_cancelled_when_it_is_queued)
+{
+    fuse_req_t q = locking(1);
+    q->r.fatal = true;
+    answer_queued(9);
+    Cfs__Ops *ops = sent(0);
+    ck_assert_ptr_nonnull(ops->op[0]->lock_cancel);
+    cfs__ops__free_unpacked(ops, NULL);
+    answer_status(0);
+    ck_assert(q->answered);
     free(q);
 }
 END_TEST
@@ -786,6 +827,7 @@ int main(void)
     tcase_add_test(c, numbered_truncate_is_submitted_at_once_and_waits_for_both);
     tcase_add_test(c, write_error_is_told_once_to_each_descriptor_that_was_open);
     tcase_add_test(c, write_waits_for_room_and_is_answered_once);
+    tcase_add_test(c, what_a_killed_caller_still_waited_for_is_not_done);
     tcase_add_test(c, rename_of_a_dirty_file_flushes_it_first);
     tcase_add_test(c, rename_onto_another_name_of_one_inode_keeps_both);
     tcase_add_test(c, close_drops_locks_only_where_one_was_asked_for);
@@ -793,6 +835,7 @@ int main(void)
     tcase_add_test(c, queued_lock_is_answered_when_granted_and_holds_no_number);
     tcase_add_test(c, grant_heard_of_before_the_answer_counts);
     tcase_add_test(c, interrupted_lock_is_cancelled);
+    tcase_add_test(c, lock_of_a_killed_caller_is_cancelled_when_it_is_queued);
     tcase_add_test(c, lock_granted_before_its_cancel_is_held);
     tcase_add_test(c, parked_lock_waits_on_in_the_next_worker);
     tcase_add_test(c, cancel_under_way_is_repeated_with_its_number);

@@ -296,6 +296,11 @@ static void op_setlk(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi, st
 static void op_flock(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi, int what)
 {
     (void)ino, (void)fi, (void)q, (void)what; /* waits for ever, and a signal must be fatal to end it */
+    char path[160];
+    const char *run = arena_option(mini_client.arena, "run_dir", path, 128);
+    if (run && fuseloop_current(mini_client.fuseloop)->repeated) { /* executed by a second worker, too */
+        close(creat(strcat(path, "/again"), 0600));
+    }
 }
 static struct lifeline *mini_life;
 
@@ -706,6 +711,45 @@ START_TEST(killed_caller_gets_away_from_a_call_that_is_never_answered)
 }
 END_TEST
 
+static pid_t flock_waiter(int fd)
+{
+    pid_t waiter = fork();
+    if (waiter == 0) {
+        syscall(SYS_flock, fd, 2);
+        _exit(0);
+    }
+    usleep(100000);
+    return waiter;
+}
+static void end_waiter(pid_t waiter)
+{
+    kill(waiter, SIGKILL);
+    ck_assert_int_eq(waitpid(waiter, NULL, 0), waiter);
+}
+static bool executed_again(void)
+{
+    char path[160];
+    kill(world_pid(&shared_world, "worker.pid"), SIGKILL);
+    usleep(100000);
+    await_worker(&shared_world);
+    snprintf(path, sizeof path, "%s/again", shared_world.run_dir);
+    return unlink(path) == 0;
+}
+
+/* What waits for somebody who lives is. */
+START_TEST(request_of_a_killed_caller_is_not_executed_again)
+{
+    int fd = open_scratch();
+    end_waiter(flock_waiter(fd));
+    ck_assert(!executed_again());
+    pid_t waiter = flock_waiter(fd);
+    ck_assert(executed_again());
+    end_waiter(waiter);
+    ck_assert(!executed_again());
+    close(fd);
+}
+END_TEST
+
 START_TEST(request_that_kills_three_workers_gets_eio)
 {
     char path[128];
@@ -745,6 +789,7 @@ static int run_tests(void)
     tcase_add_test(tc, waiting_lock_ends_with_eintr_also_after_a_restart);
     tcase_add_test(tc, killed_caller_gets_away_from_a_call_that_is_never_answered);
     tcase_add_test(tc, what_was_answered_is_not_executed_again);
+    tcase_add_test(tc, request_of_a_killed_caller_is_not_executed_again);
     tcase_add_test(tc, request_that_kills_three_workers_gets_eio);
     tcase_add_test(tc, mount_survives_upgrade);
     tcase_add_test(tc, no_call_fails_while_worker_and_holder_are_killed);
