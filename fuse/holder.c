@@ -152,6 +152,13 @@ static int worker_start(struct holder *h)
     return h->worker_fd < 0 ? h->worker_fd : 0;
 }
 
+static void worker_start_surely(struct holder *h)
+{
+    for (int rc; (rc = worker_start(h)) < 0; sleep(1)) {
+        log_error("worker not started error=%s", strerror(-rc));
+    }
+}
+
 /* What the worker was executing when it died by its own fault is counted against the request, not the others. */
 static void blame_requests(struct holder *h)
 {
@@ -268,19 +275,28 @@ static void say_status(struct holder *h, int fd)
             (unsigned long long)a->bytes_lost, (unsigned long long)a->total_bytes, memory);
 }
 
-/* The worker is asked to go and, if it does not, killed; either way the next one goes on from the arena. */
+static int use_binary(struct holder *h, const char *binary)
+{
+    int rc = arena_set_option(&h->arena, "binary", binary);
+    if (rc == 0) {
+        memcpy(h->binary, binary, strlen(binary) + 1);
+    }
+    return rc;
+}
+
+/* The worker is asked to go and, if it does not, killed; either way the next one goes on from the arena. A binary that
+ * cannot be started is found out too late: then the one before goes on. */
 static int upgrade_worker(struct holder *h, const char *binary)
 {
+    char before[HOLDER_PATH_MAX];
+    memcpy(before, h->binary, sizeof before);
     if (binary[0] && (binary[0] != '/' || strlen(binary) >= sizeof h->binary ||
                       access(binary, X_OK) < 0)) {
         return -ENOENT;
     }
-    if (binary[0]) {
-        int rc = arena_set_option(&h->arena, "binary", binary);
-        if (rc < 0) {
-            return rc;
-        }
-        memcpy(h->binary, binary, strlen(binary) + 1);
+    int rc = binary[0] ? use_binary(h, binary) : 0;
+    if (rc < 0) {
+        return rc;
     }
     struct pollfd p = {.fd = h->worker_fd, .events = POLLIN};
     (void)syscall(SYS_pidfd_send_signal, h->worker_fd, SIGUSR1, NULL, 0); /* gone is fine too */
@@ -288,7 +304,12 @@ static int upgrade_worker(struct holder *h, const char *binary)
         (void)syscall(SYS_pidfd_send_signal, h->worker_fd, SIGKILL, NULL, 0);
     }
     (void)worker_reap(h);
-    return worker_start(h);
+    rc = worker_start(h);
+    if (rc < 0) {
+        (void)use_binary(h, before); /* it was there before: there is room for it */
+        worker_start_surely(h);
+    }
+    return rc;
 }
 
 /* The holder's own turn: everything is handed to the new binary in the same process, so the worker stays its child. */
@@ -380,12 +401,7 @@ static bool worker_gone(struct holder *h)
     }
     log_info("worker gone, starting another signal=%d pid=%d", signal_number, (int)h->worker);
     pause_if_hopeless(h);
-    int rc = worker_start(h);
-    while (rc < 0) {
-        log_error("worker not started error=%s", strerror(-rc));
-        sleep(1);
-        rc = worker_start(h);
-    }
+    worker_start_surely(h);
     return true;
 }
 

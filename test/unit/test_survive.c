@@ -637,7 +637,7 @@ static int ask_patiently(const char *line, char *out, size_t out_bytes)
 
 START_TEST(mount_survives_upgrade)
 {
-    char before[256], after[256];
+    char before[256], after[256], line[160];
     ck_assert_int_eq(ask_patiently("pids", before, sizeof before), 0);
     ck_assert_int_eq(ask_patiently("upgrade", after, sizeof after), 0);
     ck_assert_str_eq(after, "ok\n");
@@ -645,6 +645,14 @@ START_TEST(mount_survives_upgrade)
     ck_assert_str_ne(before, after);
     ck_assert_int_eq(ask_patiently("upgrade /nonexistent", after, sizeof after), 0);
     ck_assert_int_eq(strncmp(after, "failed", 6), 0);
+    snprintf(line, sizeof line, "upgrade %s/notaprogram", shared_world.run_dir);
+    int fd = creat(line + strlen("upgrade "), 0700);
+    ck_assert_int_eq(write(fd, "rubbish", 7), 7);
+    close(fd);
+    ck_assert_int_eq(ask_patiently(line, after, sizeof after), 0);
+    ck_assert_int_eq(strncmp(after, "failed", 6), 0);
+    unlink(line + strlen("upgrade "));
+    await_worker(&shared_world);
     ck_assert_int_eq(ask_patiently("nonsense", after, sizeof after), 0);
     ck_assert_str_eq(after, "failed unknown command\n");
 }
