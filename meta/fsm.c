@@ -38,7 +38,7 @@ static void effects_clear(struct fsm_effects *e)
     buf_clear(&e->granted);
     buf_clear(&e->ended);
     e->rc = 0;
-    e->tables_changed = e->reap_pending = e->garbage_pending = false;
+    e->tables_changed = e->reap_pending = e->garbage_pending = e->owed_added = false;
 }
 
 /* ---- state -------------------------------------------------------------------------- */
@@ -272,7 +272,7 @@ int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
         fsm_rollback(f, &mark);
         buf_clear(&out->granted);
         buf_clear(&out->ended);
-        out->tables_changed = false;
+        out->tables_changed = out->owed_added = false;
     }
     out->rc = rc;
     out->reap_pending = f->counters.v[COUNT_REAPS] > 0;

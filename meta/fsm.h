@@ -34,7 +34,7 @@ enum entry_type {
     ENTRY_COMMAND = 5,      /* CommandRequest of a client, as it came */
     ENTRY_REGISTER = 6,     /* a chunk server is new, or has a new address */
     ENTRY_GROUPS = 7,       /* placement groups as planned by the leader */
-    ENTRY_GARBAGE_DONE = 8, /* dead ids that every slot has deleted */
+    ENTRY_GARBAGE_DONE = 8, /* dead ids that servers have deleted; the others of the group owe it */
     ENTRY_POLICY = 9,
     ENTRY_REAP = 10, /* one bounded step of freeing what a dead inode or truncated range held */
     ENTRY_FEATURE = 11,
@@ -52,6 +52,7 @@ struct fsm_effects {
     bool tables_changed; /* servers, groups or policy */
     bool reap_pending;   /* there is dead data to free: propose ENTRY_REAP */
     bool garbage_pending; /* there are dead ids to have deleted */
+    bool owed_added;      /* some server has come to owe deletions */
 };
 void fsm_effects_init(struct fsm_effects *e);
 void fsm_effects_release(struct fsm_effects *e);
@@ -82,7 +83,7 @@ int fsm_read(struct fsm *f, unsigned method, struct bytes request, struct buf *r
  * proto/log.proto; the request may be empty. */
 enum fsm_query_what {
     FSM_QUERY_SESSIONS = 1, /* QueryRequest, SessionList */
-    FSM_QUERY_GARBAGE = 2,  /* QueryRequest, GarbageList: dead ids to have deleted */
+    FSM_QUERY_GARBAGE = 2,  /* QueryRequest, GarbageList: dead ids to have deleted, by all or one */
     FSM_QUERY_COUNTERS = 3, /* -, FsmCounters */
     FSM_QUERY_SERVERS = 4,  /* -, RegisteredList */
     FSM_QUERY_TABLES = 5,   /* -, TablesReply */

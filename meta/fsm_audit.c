@@ -26,7 +26,7 @@ struct audit {
     void *ctx;
     int problems;
     struct table tallies;
-    uint64_t inodes, bytes, stripes, stored, garbage, orphans, sessions, locks, reaps;
+    uint64_t inodes, bytes, stripes, stored, garbage, owed, orphans, sessions, locks, reaps;
     /* of the rows that are being summed up */
     const struct inode *inode;
     uint64_t sum, count, subdirs, end;
@@ -374,6 +374,51 @@ static int check_garbage(struct fsm *f, struct bytes key, struct bytes value, vo
     return check_range(a, get_be32(key.data + 2), first, last, "garbage");
 }
 
+/* Nor are those that one server has still to delete; nobody else has. */
+static int check_owed(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    struct audit *a = ctx;
+    uint32_t pg = get_be32(key.data + 6);
+    uint64_t first = get_le64(value.data + 1), last = key_u64_at(key, 10);
+    a->count += last - first + 1;
+    struct key prefix = table_of(SPACE_STRIPE, 'g'), from;
+    key_add_u32(&prefix, pg);
+    from = prefix;
+    key_add_u64(&from, first);
+    struct overlay_scan s;
+    overlay_scan_init(&s, f->overlay, key_bytes(&prefix), key_bytes(&from));
+    if (s.valid && get_le64(s.value.data + 1) <= last) {
+        complain(a, "ids %u/%" PRIu64 "... are owed by one server and by all", pg, first);
+    }
+    int rc = s.error;
+    overlay_scan_release(&s);
+    return rc < 0 ? rc : check_range(a, pg, first, last, "owed");
+}
+
+static int check_owed_count(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    (void)f;
+    struct audit *a = ctx;
+    uint32_t server = get_be32(key.data + 2);
+    struct key prefix;
+    stripes_owed_prefix(&prefix, server);
+    a->count = 0;
+    int rc = each(a, prefix, check_owed);
+    same(a, "ids owed", server, get_le64(value.data + 1), a->count);
+    a->owed += a->count;
+    return rc;
+}
+
+/* All that is owed is in some server's count. */
+static int check_all_owed(struct audit *a)
+{
+    int rc = each(a, table_of(SPACE_STRIPE, 'c'), check_owed_count);
+    a->count = 0;
+    rc = rc < 0 ? rc : each(a, table_of(SPACE_STRIPE, 'o'), check_owed);
+    same(a, "ids owed by all servers", 0, a->owed, a->count);
+    return rc;
+}
+
 static int check_grant(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
     (void)f;
@@ -457,6 +502,7 @@ int fsm_audit(struct fsm *f, void (*problem)(void *ctx, const char *text), void 
     rc = rc < 0 ? rc : check_volume(&a, 1);
     rc = rc < 0 ? rc : each(&a, table_of(SPACE_STRIPE, 's'), check_stripe);
     rc = rc < 0 ? rc : each(&a, table_of(SPACE_STRIPE, 'g'), check_garbage);
+    rc = rc < 0 ? rc : check_all_owed(&a);
     rc = rc < 0 ? rc : each(&a, table_of(SPACE_SESSION, 'g'), check_grant);
     rc = rc < 0 ? rc : check_counts(&a);
     table_walk(&a.tallies, tally_free, NULL);

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "chunk.pb-c.h"
 #include "ec/stripe.h"
 #include "log.pb-c.h"
@@ -283,6 +284,41 @@ int cluster_groups(struct fsm *f, struct bytes body)
     return rc;
 }
 
+/* Of those who deleted: whose list is not empty. Few ever have one. */
+static int payers(struct fsm *f, const Cfs__GarbageIds *g, struct debtors *out)
+{
+    out->n = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < g->n_server; i++) {
+        uint64_t ids = 0;
+        rc = stripes_owed_count(f, g->server[i], &ids);
+        if (ids > 0 && out->n < array_count(out->server)) {
+            out->server[out->n++] = g->server[i];
+        }
+    }
+    return rc;
+}
+
+/* Who has deleted what is a fact, whenever it was proposed; who owes it is decided here. So an
+ * entry that comes late or twice does no harm. */
+static int garbage_done(struct fsm *f, const Cfs__GarbageIds *g)
+{
+    struct debtors owing, paying;
+    int rc = stripes_debtors(f, g->pg, g->server, g->n_server, &owing);
+    rc = rc < 0 ? rc : payers(f, g, &paying);
+    for (size_t i = 0; rc == 0 && i < g->n_id; i++) {
+        uint64_t first = g->id[i]->first, count = g->id[i]->count;
+        if (count == 0 || first > UINT64_MAX - count) {
+            return ERR_MALFORMED;
+        }
+        rc = stripes_garbage_done(f, g->pg, first, first + count - 1, &owing);
+        for (unsigned k = 0; rc == 0 && k < paying.n; k++) {
+            rc = stripes_owed_done(f, paying.server[k], g->pg, first, first + count - 1);
+        }
+    }
+    return rc;
+}
+
 int cluster_garbage_done(struct fsm *f, struct bytes body)
 {
     Cfs__LogGarbageDone *m = cfs__log_garbage_done__unpack(NULL, body.len, body.data);
@@ -291,15 +327,7 @@ int cluster_garbage_done(struct fsm *f, struct bytes body)
     }
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < m->n_done; i++) {
-        const Cfs__GarbageIds *g = m->done[i];
-        for (size_t j = 0; rc == 0 && j < g->n_id; j++) {
-            uint64_t first = g->id[j]->first, count = g->id[j]->count;
-            if (count == 0 || first > UINT64_MAX - count) {
-                rc = ERR_MALFORMED;
-            } else {
-                rc = stripes_garbage_done(f, g->pg, first, first + count - 1);
-            }
-        }
+        rc = garbage_done(f, m->done[i]);
     }
     cfs__log_garbage_done__free_unpacked(m, NULL);
     return rc;

@@ -186,6 +186,7 @@ static int query_sessions(struct fsm *f, struct buf *reply)
 
 /* The ranges of one group are gathered, then packed as one GarbageIds. */
 struct garbage {
+    struct key prefix; /* of the list; behind it group and last id */
     struct buf *reply;
     uint32_t pg;
     Cfs__Uint64Range *range;
@@ -210,10 +211,10 @@ static void garbage_flush(struct garbage *g)
 static int add_garbage(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
     struct garbage *g = ctx;
-    if (key.len != 14 || value.len != 9) {
+    if (key.len != g->prefix.len + 12 || value.len != 9) {
         return fsm_note(f, ERR_CORRUPT);
     }
-    uint32_t pg = get_be32(key.data + 2);
+    uint32_t pg = get_be32(key.data + g->prefix.len);
     if (pg != g->pg) {
         garbage_flush(g);
         if (g->total >= g->max) {
@@ -229,7 +230,7 @@ static int add_garbage(struct fsm *f, struct bytes key, struct bytes value, void
     Cfs__Uint64Range *r = &g->range[g->n];
     cfs__uint64_range__init(r);
     r->first = get_le64(value.data + 1);
-    r->count = key_u64_at(key, 6) - r->first + 1;
+    r->count = key_u64_at(key, key.len - 8) - r->first + 1;
     g->list[g->n++] = r;
     g->total++;
     return 0;
@@ -237,12 +238,10 @@ static int add_garbage(struct fsm *f, struct bytes key, struct bytes value, void
 
 static int garbage_from(struct fsm *f, uint32_t first_pg, struct garbage *g)
 {
-    struct key prefix, from;
-    key_start(&prefix, SPACE_STRIPE, 'g');
-    from = prefix;
+    struct key from = g->prefix;
     key_add_u32(&from, first_pg);
     struct overlay_scan s;
-    overlay_scan_init(&s, f->overlay, key_bytes(&prefix), key_bytes(&from));
+    overlay_scan_init(&s, f->overlay, key_bytes(&g->prefix), key_bytes(&from));
     int rc = 0;
     for (; s.valid && rc == 0; overlay_scan_next(&s)) {
         rc = add_garbage(f, s.key, s.value, g);
@@ -264,6 +263,11 @@ static int query_garbage(struct fsm *f, struct bytes request, struct buf *reply)
         return ERR_MALFORMED;
     }
     struct garbage g = {.reply = reply};
+    if (m->has_server) {
+        stripes_owed_prefix(&g.prefix, m->server);
+    } else {
+        stripes_garbage_prefix(&g.prefix);
+    }
     g.max = m->has_max && m->max > 0 && m->max < GARBAGE_RANGES_MAX ? m->max : GARBAGE_RANGES_MAX;
     g.range = xcalloc(g.max, sizeof *g.range);
     g.list = xcalloc(g.max, sizeof *g.list);
@@ -282,6 +286,18 @@ static int query_garbage(struct fsm *f, struct bytes request, struct buf *reply)
 
 /* ---- counters
  * ------------------------------------------------------------------------------------ */
+
+static int add_owed(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    if (key.len != 6 || value.len != 9) {
+        return fsm_note(f, ERR_CORRUPT);
+    }
+    Cfs__FsmCounters__Owed m = CFS__FSM_COUNTERS__OWED__INIT;
+    m.server = get_be32(key.data + 2);
+    m.ids = get_le64(value.data + 1);
+    append_field(ctx, 15, &m.base);
+    return 0;
+}
 
 static int query_counters(struct fsm *f, struct buf *reply)
 {
@@ -307,7 +323,9 @@ static int query_counters(struct fsm *f, struct buf *reply)
     m.locks = v[COUNT_LOCKS];
     m.reaps = v[COUNT_REAPS];
     append(reply, &m.base);
-    return 0;
+    struct key prefix;
+    stripes_owed_count_prefix(&prefix);
+    return rows_each(f, &prefix, add_owed, reply);
 }
 
 static int query_tickets(struct fsm *f, struct bytes request, struct buf *reply)

@@ -140,9 +140,14 @@ static void range_cut(struct fsm *f, const struct key *prefix, struct range r, s
 
 /* ---- garbage ---------------------------------------------------------------------- */
 
-static void garbage_prefix(struct key *k, uint32_t pg)
+void stripes_garbage_prefix(struct key *k)
 {
     key_start(k, SPACE_STRIPE, 'g');
+}
+
+static void garbage_prefix(struct key *k, uint32_t pg)
+{
+    stripes_garbage_prefix(k);
     key_add_u32(k, pg);
 }
 
@@ -170,26 +175,189 @@ int stripes_make_garbage(struct fsm *f, uint32_t pg, uint64_t first, uint64_t la
     return 0;
 }
 
-int stripes_garbage_done(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last)
+/* Calls taken for each part of [first, last] that is on the list, having cut it out. */
+static int ranges_take(struct fsm *f, const struct key *prefix, struct range all,
+                       int (*taken)(struct fsm *f, struct range take, void *ctx), void *ctx)
 {
-    struct key prefix;
-    garbage_prefix(&prefix, pg);
-    while (first <= last) {
+    uint64_t first = all.first;
+    while (first <= all.last) {
         struct range r;
-        int rc = range_seek(f, &prefix, first, &r);
-        if (rc < 0 || r.first > last) {
+        int rc = range_seek(f, prefix, first, &r);
+        if (rc < 0 || r.first > all.last) {
             return rc == ERR_NOT_FOUND ? 0 : rc;
         }
         struct range take = {.first = r.first > first ? r.first : first,
-                             .last = r.last < last ? r.last : last};
-        range_cut(f, &prefix, r, take);
-        *fsm_counter(f, COUNT_GARBAGE_IDS) -= take.last - take.first + 1;
-        if (take.last == UINT64_MAX) {
-            break;
+                             .last = r.last < all.last ? r.last : all.last};
+        range_cut(f, prefix, r, take);
+        rc = taken(f, take, ctx);
+        if (rc < 0 || take.last == UINT64_MAX) {
+            return rc;
         }
         first = take.last + 1;
     }
     return 0;
+}
+
+/* ---- what a server owes --------------------------------------------------------------- */
+
+/* Ids that others of their group have deleted, and this server has not: it was down, or its disk
+ * does not let go. The range is joined with its neighbours, so a list is no longer than there are
+ * live stripes between the dead ones. */
+
+void stripes_owed_prefix(struct key *k, uint32_t server)
+{
+    key_start(k, SPACE_STRIPE, 'o');
+    key_add_u32(k, server);
+}
+
+void stripes_owed_count_prefix(struct key *k)
+{
+    key_start(k, SPACE_STRIPE, 'c');
+}
+
+static void owed_count_key(struct key *k, uint32_t server)
+{
+    stripes_owed_count_prefix(k);
+    key_add_u32(k, server);
+}
+
+int stripes_owed_count(struct fsm *f, uint32_t server, uint64_t *out)
+{
+    struct key k;
+    owed_count_key(&k, server);
+    *out = 0;
+    int rc = rows_get(f, &k, &f->value);
+    if (rc < 0) {
+        return rc == ERR_NOT_FOUND ? 0 : rc;
+    }
+    if (f->value.len != 9 || f->value.data[0] != VALUE_VERSION) {
+        return fsm_note(f, ERR_CORRUPT);
+    }
+    *out = get_le64(f->value.data + 1);
+    return 0;
+}
+
+/* No row for 0. */
+static void owed_count_put(struct fsm *f, uint32_t server, uint64_t ids)
+{
+    struct key k;
+    owed_count_key(&k, server);
+    uint8_t value[9] = {VALUE_VERSION};
+    put_le64(value + 1, ids);
+    if (ids > 0) {
+        rows_put(f, &k, BYTES(value, sizeof value));
+    } else {
+        rows_delete(f, &k);
+    }
+}
+
+static int owed_add(struct fsm *f, uint32_t server, uint32_t pg, struct range r)
+{
+    uint64_t ids = 0;
+    int rc = stripes_owed_count(f, server, &ids);
+    if (rc < 0) {
+        return rc;
+    }
+    owed_count_put(f, server, ids + (r.last - r.first + 1));
+    f->effects->owed_added = true;
+    struct key prefix;
+    stripes_owed_prefix(&prefix, server);
+    key_add_u32(&prefix, pg);
+    struct range near;
+    rc = r.first > 0 ? range_seek(f, &prefix, r.first - 1, &near) : ERR_NOT_FOUND;
+    if (rc == 0 && near.last == r.first - 1) {
+        range_delete(f, &prefix, near.last);
+        r.first = near.first;
+    }
+    if (rc == 0 || rc == ERR_NOT_FOUND) {
+        rc = r.last < UINT64_MAX ? range_seek(f, &prefix, r.last + 1, &near) : ERR_NOT_FOUND;
+    }
+    if (rc == 0 && near.first == r.last + 1) {
+        r.last = near.last;
+    }
+    if (rc < 0 && rc != ERR_NOT_FOUND) {
+        return rc;
+    }
+    range_put(f, &prefix, r);
+    return 0;
+}
+
+static int owed_taken(struct fsm *f, struct range take, void *ctx)
+{
+    (void)f;
+    *(uint64_t *)ctx += take.last - take.first + 1;
+    return 0;
+}
+
+int stripes_owed_done(struct fsm *f, uint32_t server, uint32_t pg, uint64_t first, uint64_t last)
+{
+    struct key prefix;
+    stripes_owed_prefix(&prefix, server);
+    key_add_u32(&prefix, pg);
+    uint64_t done = 0, ids = 0;
+    int rc =
+        ranges_take(f, &prefix, (struct range){.first = first, .last = last}, owed_taken, &done);
+    if (rc == 0 && done > 0) {
+        rc = stripes_owed_count(f, server, &ids);
+        owed_count_put(f, server, ids > done ? ids - done : 0);
+    }
+    return rc;
+}
+
+static bool names(const uint32_t *list, size_t n, uint32_t server)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (list[i] == server) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int stripes_debtors(struct fsm *f, uint32_t pg, const uint32_t *by, size_t n_by,
+                    struct debtors *out)
+{
+    out->n = 0;
+    struct group g;
+    int rc = n_by > 0 ? stripes_group(f, pg, &g) : ERR_NOT_FOUND;
+    if (rc < 0) {
+        return rc == ERR_NOT_FOUND ? 0 : rc;
+    }
+    const uint32_t *slots[] = {g.slot, g.old_slot};
+    for (unsigned s = 0; s < (g.moving ? 2 : 1); s++) {
+        for (unsigned i = 0; i < g.k + g.m; i++) {
+            uint32_t server = slots[s][i];
+            if (server != 0 && !names(by, n_by, server) && !names(out->server, out->n, server)) {
+                out->server[out->n++] = server;
+            }
+        }
+    }
+    return 0;
+}
+
+struct leaving {
+    uint32_t pg;
+    const struct debtors *owing;
+};
+
+static int garbage_taken(struct fsm *f, struct range take, void *ctx)
+{
+    const struct leaving *l = ctx;
+    *fsm_counter(f, COUNT_GARBAGE_IDS) -= take.last - take.first + 1;
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < l->owing->n; i++) {
+        rc = owed_add(f, l->owing->server[i], l->pg, take);
+    }
+    return rc;
+}
+
+int stripes_garbage_done(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last,
+                         const struct debtors *owing)
+{
+    struct key prefix;
+    garbage_prefix(&prefix, pg);
+    struct leaving l = {.pg = pg, .owing = owing};
+    return ranges_take(f, &prefix, (struct range){.first = first, .last = last}, garbage_taken, &l);
 }
 
 /* ---- grants ------------------------------------------------------------------------ */

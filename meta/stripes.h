@@ -5,9 +5,9 @@
 #include "meta/fsm_state.h"
 
 /* Stripes: rows, references, and the three states of an id. An id is granted (in a range of a
- * session), live (a row) or dead (in the garbage list until every slot has deleted it); dead is
- * final. Only a granted id can become live, once; only an extent that apply itself holds can add a
- * reference. */
+ * session), live (a row) or dead (in the garbage list until servers have deleted it, and in the
+ * list of each server that owes its part of that); dead is final. Only a granted id can become
+ * live, once; only an extent that apply itself holds can add a reference. */
 
 struct group {
     uint32_t id, epoch;
@@ -64,7 +64,26 @@ int stripes_grant(struct fsm *f, struct stripe_wish wish,
 int stripes_retire(struct fsm *f, uint64_t session, const struct stripe_id *keep, size_t n_keep);
 
 int stripes_make_garbage(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last);
-/* Ids that every slot has deleted leave the list; others are ignored. */
-int stripes_garbage_done(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last);
+
+/* Servers that hold a slot of a group, now or before it moved, and have not deleted what the others
+ * have. */
+struct debtors {
+    uint32_t server[2 * STRIPE_SLOTS_MAX];
+    unsigned n;
+};
+/* All of a group but `by`; with n_by 0 nobody: then all have deleted it. */
+int stripes_debtors(struct fsm *f, uint32_t pg, const uint32_t *by, size_t n_by,
+                    struct debtors *out);
+/* Dead ids leave the garbage list for the lists of those who owe; ids not on it are ignored. */
+int stripes_garbage_done(struct fsm *f, uint32_t pg, uint64_t first, uint64_t last,
+                         const struct debtors *owing);
+/* The server has deleted these: they leave its list; others are ignored. */
+int stripes_owed_done(struct fsm *f, uint32_t server, uint32_t pg, uint64_t first, uint64_t last);
+int stripes_owed_count(struct fsm *f, uint32_t server, uint64_t *out); /* ids on its list */
+/* Keys: of the garbage list, then group u32, last id u64; of a server's, then the same; of its
+ * count. The value of a range is its first id, as u64 behind the version; a count is like it. */
+void stripes_garbage_prefix(struct key *k);
+void stripes_owed_prefix(struct key *k, uint32_t server);
+void stripes_owed_count_prefix(struct key *k);
 
 #endif
