@@ -200,7 +200,6 @@ static void counters_done(struct machine_read *m)
     if (c == NULL) {
         return;
     }
-    s->garbage_count = c->garbage_ids;
     s->garbage_pending = s->garbage_pending || c->garbage_ids > 0;
     s->reap_pending = s->reap_pending || c->reaps > 0;
     s->feature_level = c->feature_level;
@@ -374,9 +373,7 @@ void meta_service_free(struct meta_service *s)
     buf_release(&s->tables_query.reply);
     buf_release(&s->counters_query.reply);
     buf_release(&s->sessions_query.reply);
-    buf_release(&s->garbage_query.reply);
-    buf_release(&s->garbage_request);
-    buf_release(&s->garbage_body);
+    service_garbage_release(s);
     buf_release(&s->groups_body);
     free(s->address);
     free(s);

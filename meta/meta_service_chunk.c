@@ -1,9 +1,5 @@
-/* Chunk servers: registration, heartbeats, placement groups, policy, and what is to be deleted.
- *
- * Garbage. The state machine keeps the dead ids; the leader asks it for some, sends one order per group to every
- * server that holds a slot of it, and when all have said that they did it, one entry takes the ids
- * off the list. A server that is down holds up the groups that it is in, no others. A leader that
- * dies loses its orders only: the next one asks again, and deleting twice is harmless. */
+/* Chunk servers: registration, heartbeats, placement groups, policy, and the freeing of dead data.
+ */
 #include "meta/meta_service_parts.h"
 
 #include <errno.h>
@@ -126,211 +122,6 @@ static void handle_register(struct request *r, void *ctx)
     cfs__chunk_register__free_unpacked(m, NULL);
 }
 
-/* ---- orders --------------------------------------------------------------------------------- */
-
-static void order_free(struct order *o)
-{
-    list_remove(&o->node);
-    free(o->ranges);
-    free(o);
-}
-
-static void orders_clear(struct meta_service *s)
-{
-    struct order *o;
-    while ((o = list_first(&s->orders, struct order, node)) != NULL ||
-           (o = list_first(&s->garbage_done, struct order, node)) != NULL) {
-        order_free(o);
-    }
-    s->n_orders = 0;
-}
-
-static const Cfs__PgRow *find_pg(const struct meta_service *s, uint32_t id)
-{
-    for (size_t i = 0; s->tables != NULL && i < s->tables->n_pg; i++) {
-        if (s->tables->pg[i]->id == id) {
-            return s->tables->pg[i];
-        }
-    }
-    return NULL;
-}
-
-static void order_target(struct order *o, uint32_t server)
-{
-    for (unsigned i = 0; i < o->n_targets; i++) {
-        if (o->target[i].server == server) {
-            return;
-        }
-    }
-    if (server != 0 && o->n_targets < array_count(o->target)) {
-        o->target[o->n_targets].server = server;
-        o->n_targets++;
-        o->left++;
-    }
-}
-
-static bool ordered(const struct meta_service *s, uint32_t pg)
-{
-    list_for_each(node, &s->orders) {
-        if (list_entry(node, struct order, node)->pg == pg) {
-            return true;
-        }
-    }
-    list_for_each(node, &s->garbage_done) {
-        if (list_entry(node, struct order, node)->pg == pg) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void order_add(struct meta_service *s, const Cfs__GarbageIds *g)
-{
-    const Cfs__PgRow *pg = find_pg(s, g->pg);
-    if (pg == NULL || g->n_id == 0 || ordered(s, g->pg)) {
-        return;
-    }
-    struct order *o = xcalloc(1, sizeof *o);
-    o->number = ++s->next_order;
-    o->pg = g->pg;
-    o->n_ranges = (unsigned)(g->n_id < SERVICE_ORDER_RANGES ? g->n_id : SERVICE_ORDER_RANGES);
-    o->ranges = xcalloc(o->n_ranges, sizeof o->ranges[0]);
-    for (unsigned i = 0; i < o->n_ranges; i++) {
-        cfs__uint64_range__init(&o->ranges[i]);
-        o->ranges[i].first = g->id[i]->first;
-        o->ranges[i].count = g->id[i]->count;
-    }
-    for (size_t i = 0; i < pg->n_slot; i++) {
-        order_target(o, pg->slot[i]);
-    }
-    for (size_t i = 0; i < pg->n_old_slot; i++) {
-        order_target(o, pg->old_slot[i]);
-    }
-    list_init(&o->node);
-    list_add_tail(o->left > 0 ? &s->orders : &s->garbage_done, &o->node);
-    s->n_orders++;
-}
-
-static void garbage_propose(struct meta_service *s);
-
-static void order_done(struct meta_service *s, uint32_t server, uint64_t number)
-{
-    list_for_each_safe(node, follow, &s->orders) {
-        struct order *o = list_entry(node, struct order, node);
-        if (o->number != number) {
-            continue;
-        }
-        for (unsigned i = 0; i < o->n_targets; i++) {
-            if (o->target[i].server == server && !o->target[i].done) {
-                o->target[i].done = true;
-                o->left--;
-            }
-        }
-        if (o->left == 0) {
-            list_remove(&o->node);
-            list_add_tail(&s->garbage_done, &o->node);
-        }
-        return;
-    }
-}
-
-static void garbage_done(struct proposal *p)
-{
-    struct meta_service *s = container_of(p, struct meta_service, garbage);
-    s->garbage_proposed = false;
-    if (p->rc != 0) {
-        log_warn("finished deletions could not be noted, error=%s", err_name(p->rc));
-    }
-    if (s->leader) {
-        garbage_propose(s);
-    }
-}
-
-/* Takes what is finished off the state machine's list, many orders in one entry. */
-static void garbage_propose(struct meta_service *s)
-{
-    enum { ORDERS_PER_ENTRY = 64 };
-    if (s->garbage_proposed || list_empty(&s->garbage_done)) {
-        return;
-    }
-    Cfs__GarbageIds ids[ORDERS_PER_ENTRY];
-    Cfs__GarbageIds *list[ORDERS_PER_ENTRY];
-    Cfs__Uint64Range **ranges = xcalloc(ORDERS_PER_ENTRY * SERVICE_ORDER_RANGES, sizeof ranges[0]);
-    Cfs__LogGarbageDone m = CFS__LOG_GARBAGE_DONE__INIT;
-    size_t used = 0;
-    list_for_each(node, &s->garbage_done) {
-        const struct order *o = list_entry(node, struct order, node);
-        if (m.n_done == ORDERS_PER_ENTRY) {
-            break;
-        }
-        Cfs__GarbageIds *g = &ids[m.n_done];
-        cfs__garbage_ids__init(g);
-        g->pg = o->pg;
-        g->id = ranges + used;
-        g->n_id = o->n_ranges;
-        for (unsigned i = 0; i < o->n_ranges; i++) {
-            ranges[used++] = &o->ranges[i];
-        }
-        list[m.n_done++] = g;
-    }
-    m.done = list;
-    buf_clear(&s->garbage_body);
-    SERVICE_PACK(cfs__log_garbage_done, &m, &s->garbage_body);
-    free(ranges);
-    for (size_t i = 0; i < m.n_done; i++) {
-        order_free(list_first(&s->garbage_done, struct order, node));
-        s->n_orders--;
-    }
-    s->garbage = (struct proposal){
-        .type = ENTRY_GARBAGE_DONE, .body = buf_bytes(&s->garbage_body), .on_done = garbage_done};
-    s->garbage_proposed = true;
-    machine_propose(s->machine, &s->garbage);
-}
-
-static void garbage_read(struct machine_read *m)
-{
-    struct meta_service *s = container_of(m, struct meta_service, garbage_query);
-    s->garbage_reading = false;
-    Cfs__GarbageList *list =
-        m->rc == 0 ? cfs__garbage_list__unpack(NULL, m->reply.len, m->reply.data) : NULL;
-    buf_clear(&m->reply);
-    if (list == NULL || !s->leader) {
-        cfs__garbage_list__free_unpacked(list, NULL);
-        return;
-    }
-    for (size_t i = 0; i < list->n_garbage && s->n_orders < SERVICE_ORDERS_MAX; i++) {
-        order_add(s, list->garbage[i]);
-        s->garbage_after = list->garbage[i]->pg;
-    }
-    if (list->end || list->n_garbage == 0) {
-        s->garbage_after = 0;
-        s->garbage_pending = s->n_orders > 0; /* else the next applied entry says so */
-    }
-    cfs__garbage_list__free_unpacked(list, NULL);
-    garbage_propose(s); /* groups without any server left */
-}
-
-/* More of it, while there is room for orders. A range of ids that is under way comes again; order_add
- * knows its group. */
-static void garbage_ask(struct meta_service *s)
-{
-    if (!s->garbage_pending || s->garbage_reading || s->n_orders >= SERVICE_ORDERS_MAX / 2 ||
-        service_now(s) < s->garbage_at_ms) {
-        return;
-    }
-    Cfs__QueryRequest q = CFS__QUERY_REQUEST__INIT;
-    q.has_after = s->garbage_after > 0;
-    q.after = s->garbage_after;
-    q.has_max = true;
-    q.max = 16 * SERVICE_ORDER_RANGES;
-    buf_clear(&s->garbage_request);
-    SERVICE_PACK(cfs__query_request, &q, &s->garbage_request);
-    s->garbage_query.request = buf_bytes(&s->garbage_request);
-    s->garbage_reading = true;
-    s->garbage_at_ms = service_now(s) + 20;
-    machine_read(s->machine, &s->garbage_query);
-}
-
 /* ---- heartbeats ----------------------------------------------------------------------------- */
 
 static struct registry_disk *take_disks(const Cfs__ChunkHeartbeat *m, unsigned *n)
@@ -366,38 +157,6 @@ static void take_counters(struct registry_server *server, const Cfs__ChunkHeartb
     }
 }
 
-/* What this server is to delete: the oldest that it was not told of lately. */
-static unsigned pick_orders(struct meta_service *s, uint32_t server, Cfs__DeleteOrder *rows,
-                            Cfs__DeleteOrder **list, Cfs__Uint64Range ***ranges)
-{
-    unsigned n = 0;
-    const uint64_t now = service_now(s);
-    list_for_each(node, &s->orders) {
-        struct order *o = list_entry(node, struct order, node);
-        for (unsigned i = 0; i < o->n_targets && n < SERVICE_ORDERS_PER_BEAT; i++) {
-            if (o->target[i].server != server || o->target[i].done ||
-                (o->target[i].sent_ms != 0 && now < o->target[i].sent_ms + SERVICE_ORDER_AGAIN_MS)) {
-                continue;
-            }
-            o->target[i].sent_ms = now;
-            Cfs__DeleteOrder *row = &rows[n];
-            cfs__delete_order__init(row);
-            row->order = o->number;
-            row->reign = machine_state(s->machine).reign;
-            row->pg = o->pg;
-            ranges[n] = xcalloc(o->n_ranges, sizeof ranges[n][0]);
-            for (unsigned k = 0; k < o->n_ranges; k++) {
-                ranges[n][k] = &o->ranges[k];
-            }
-            row->id = ranges[n];
-            row->n_id = o->n_ranges;
-            list[n] = row;
-            n++;
-        }
-    }
-    return n;
-}
-
 static unsigned pick_epochs(const struct meta_service *s, uint32_t server, Cfs__PgEpoch *rows,
                             Cfs__PgEpoch **list)
 {
@@ -421,12 +180,11 @@ static unsigned pick_epochs(const struct meta_service *s, uint32_t server, Cfs__
 static void answer_heartbeat(struct meta_service *s, struct request *r, const Cfs__ChunkHeartbeat *m)
 {
     Cfs__ChunkHeartbeatReply reply = CFS__CHUNK_HEARTBEAT_REPLY__INIT;
-    Cfs__DeleteOrder rows[SERVICE_ORDERS_PER_BEAT];
-    Cfs__DeleteOrder *orders[SERVICE_ORDERS_PER_BEAT];
-    Cfs__Uint64Range **ranges[SERVICE_ORDERS_PER_BEAT];
+    struct service_orders orders;
+    service_garbage_pick(s, m->id, &orders);
     reply.reign = machine_state(s->machine).reign;
-    reply.order = orders;
-    reply.n_order = pick_orders(s, m->id, rows, orders, ranges);
+    reply.order = orders.list;
+    reply.n_order = orders.n;
     reply.has_epochs_version = true;
     reply.epochs_version = s->epochs_version;
     Cfs__PgEpoch *epochs = NULL;
@@ -442,9 +200,7 @@ static void answer_heartbeat(struct meta_service *s, struct request *r, const Cf
     SERVICE_PACK(cfs__chunk_heartbeat_reply, &reply, &body);
     request_reply(r, 0, buf_bytes(&body), NULL);
     buf_release(&body);
-    for (size_t i = 0; i < reply.n_order; i++) {
-        free(ranges[i]);
-    }
+    service_garbage_picked(&orders);
     free(epochs);
     free(epoch_list);
 }
@@ -468,12 +224,9 @@ static void heartbeat(struct meta_service *s, struct request *r, const Cfs__Chun
     if (registry_heard(server, disks, n, r->peer, service_now(s))) {
         log_info("chunk server is %s, server=%u", server->state == SERVER_FULL ? "full" : "up", m->id);
         service_tables_changed(s, false);
+        s->garbage_pending = true; /* groups of which all were down */
     }
-    for (size_t i = 0; i < m->n_order_done; i++) {
-        order_done(s, m->id, m->order_done[i]);
-    }
-    garbage_propose(s);
-    garbage_ask(s);
+    service_garbage_beat(s, server, m->order_done, m->n_order_done);
     answer_heartbeat(s, r, m);
 }
 
@@ -729,7 +482,7 @@ static void reap(struct meta_service *s)
 
 void service_chunk_applied(struct meta_service *s, const struct fsm_effects *e)
 {
-    s->garbage_pending = s->garbage_pending || e->garbage_pending;
+    service_garbage_applied(s, e);
     s->reap_pending = s->reap_pending || e->reap_pending;
     reap(s);
 }
@@ -763,38 +516,27 @@ void service_chunk_tick(struct meta_service *s)
         service_tables_changed(s, false);
     }
     plan_if_due(s);
-    garbage_propose(s);
-    garbage_ask(s);
+    service_garbage_tick(s);
     reap(s);
 }
 
 void service_chunk_lead(struct meta_service *s)
 {
     registry_forgive(&s->registry, service_now(s));
-    s->garbage_pending = true; /* the first look says whether */
-    /* No number of an earlier reign is given again: a chunk server may still report that one as done, and
-     * the ids of another order would be taken off the list without having been deleted. */
-    s->next_order = machine_state(s->machine).reign << 20;
-    s->garbage_after = 0;
+    service_garbage_lead(s);
     s->settle_at_ms = service_now(s) + SERVICE_SETTLE_MS;
 }
 
 void service_chunk_unlead(struct meta_service *s)
 {
-    orders_clear(s);
+    service_garbage_unlead(s);
 }
 
 void service_chunk_init(struct meta_service *s)
 {
-    list_init(&s->orders);
-    list_init(&s->garbage_done);
-    buf_init(&s->garbage_request);
-    buf_init(&s->garbage_body);
     buf_init(&s->groups_body);
     s->epochs_version = (uint32_t)(s->options.random >> 32 | 1);
-    s->garbage_query = (struct machine_read){
-        .method = FSM_QUERY_GARBAGE, .query = true, .on_done = garbage_read};
-    buf_init(&s->garbage_query.reply);
+    service_garbage_init(s);
     server_handle(s->options.server, METHOD_CHUNK_REGISTER, handle_register, s);
     server_handle(s->options.server, METHOD_CHUNK_HEARTBEAT, handle_heartbeat, s);
 }

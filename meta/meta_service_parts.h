@@ -3,26 +3,35 @@
 
 #include "base/list.h"
 #include "base/table.h"
+#include "chunk.pb-c.h"
 #include "meta.pb-c.h"
 #include "meta/meta_service.h"
 #include "meta/registry.h"
 
-/* Shared by the files of the service only: meta_service (doors, reads, tables), meta_service_session
- * (sessions and commands), meta_service_chunk (chunk servers, placement, garbage) and status. */
+/* Shared by the files of the service only: meta_service (doors, reads, tables),
+ * meta_service_session (sessions and commands), meta_service_chunk (chunk servers, placement),
+ * meta_service_garbage (what they are to delete) and status. */
 enum {
     SERVICE_LEASE_MS = 10000,
     SERVICE_TICK_MS = 250,
-    SERVICE_GAP_MS = 1000,     /* the loop did not run for that long: all leases start again */
-    SERVICE_SETTLE_MS = 400,   /* no new chunk server for so long: placement is planned */
+    SERVICE_GAP_MS = 1000,         /* the loop did not run for that long: all leases start again */
+    SERVICE_SETTLE_MS = 400,       /* no new chunk server for so long: placement is planned */
     SERVICE_CREDIT_MAX = 4u << 30, /* raw bytes that one session is granted at a time */
-    SERVICE_ORDERS_MAX = 512,  /* deletions under way */
+    SERVICE_ORDERS_MAX = 512,      /* deletions under way that all of a group have to do */
+    SERVICE_OWED_MAX = 64,         /* and of what one server owes */
     SERVICE_ORDER_RANGES = 1024,
+    SERVICE_ORDER_IDS = 65536,
     SERVICE_ORDERS_PER_BEAT = 64,
+    /* A beat's orders are to be done well within the time that counts as silence. */
+    SERVICE_BEAT_RANGES = 4096,
+    SERVICE_BEAT_IDS = 65536,
     SERVICE_ORDER_AGAIN_MS = 5000,
+    /* Not done so long after it was first sent: the others go on without it. */
+    SERVICE_ORDER_LATE_MS = 15000,
     SERVICE_OPEN_BYTES_MAX = 16 << 10, /* of a SessionOpen */
     SERVICE_TEXT_MAX = 255,            /* of what a chunk server says of itself */
     SERVICE_PATH_MAX = 4096,
-    SERVICE_BAD_MAX = 256      /* bad fragments remembered */
+    SERVICE_BAD_MAX = 256 /* bad fragments remembered */
 };
 
 struct client { /* a session, in the leader's memory */
@@ -42,14 +51,22 @@ struct order { /* one deletion of dead ids of a group */
     struct list node;
     uint64_t number;
     uint32_t pg;
+    uint32_t owed_by; /* 0: all servers of the group have to do it */
     Cfs__Uint64Range *ranges;
     unsigned n_ranges;
+    uint64_t n_ids;
     struct {
         uint32_t server;
         bool done;
-        uint64_t sent_ms;
+        uint64_t first_ms, sent_ms; /* when it was sent first and last; 0: never */
     } target[80];
-    unsigned n_targets, left;
+    unsigned n_targets, n_done;
+};
+
+struct service_orders { /* for one heartbeat's answer */
+    Cfs__DeleteOrder row[SERVICE_ORDERS_PER_BEAT];
+    Cfs__DeleteOrder *list[SERVICE_ORDERS_PER_BEAT];
+    unsigned n;
 };
 
 struct bad_fragment {
@@ -85,14 +102,16 @@ struct meta_service {
     struct buf groups_body;
 
     struct list orders;
-    unsigned n_orders;
+    unsigned n_orders; /* that all of a group have to do, also finished ones */
     uint64_t next_order;
-    struct machine_read garbage_query;
-    struct buf garbage_request;
-    bool garbage_reading, garbage_pending;
+    struct machine_read garbage_query, owed_query;
+    struct buf garbage_request, owed_request;
+    uint32_t owed_server; /* asked about */
+    uint64_t owed_added; /* how often servers came to owe more */
+    uint64_t owed_seen;  /* and how often before the question */
+    bool garbage_reading, owed_reading, garbage_pending;
     uint32_t garbage_after; /* groups up to here were asked about in this round */
     uint64_t garbage_at_ms; /* not before */
-    uint64_t garbage_count;
     struct list garbage_done; /* orders whose end is to be proposed */
     struct proposal garbage;
     struct buf garbage_body;
@@ -151,6 +170,19 @@ void service_chunk_applied(struct meta_service *s, const struct fsm_effects *e);
 void service_chunk_tick(struct meta_service *s);
 void service_chunk_tables(struct meta_service *s); /* the replicated tables were read */
 void service_chunk_policy_set(struct meta_service *s, struct request *r);
+
+void service_garbage_init(struct meta_service *s);
+void service_garbage_release(struct meta_service *s);
+void service_garbage_lead(struct meta_service *s);
+void service_garbage_unlead(struct meta_service *s);
+void service_garbage_applied(struct meta_service *s, const struct fsm_effects *e);
+void service_garbage_tick(struct meta_service *s);
+/* A heartbeat: these orders are done. */
+void service_garbage_beat(struct meta_service *s, struct registry_server *server,
+                          const uint64_t *done, size_t n_done);
+/* What this server is to delete, for the answer; released by the second. */
+void service_garbage_pick(struct meta_service *s, uint32_t server, struct service_orders *out);
+void service_garbage_picked(struct service_orders *o);
 
 void service_status_init(struct meta_service *s);
 

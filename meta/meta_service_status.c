@@ -87,6 +87,18 @@ static void fill_chunks(const struct meta_service *s, struct rows *rows, Cfs__St
     }
 }
 
+static void fill_owed(const Cfs__FsmCounters *c, Cfs__StatusReply *m)
+{
+    for (size_t i = 0; i < c->n_owed; i++) {
+        for (size_t k = 0; k < m->n_chunk; k++) {
+            if (m->chunk[k]->row->id == c->owed[i]->server) {
+                m->chunk[k]->has_garbage = true;
+                m->chunk[k]->garbage = c->owed[i]->ids;
+            }
+        }
+    }
+}
+
 static void fill_meta(const struct meta_service *s, struct rows *rows, Cfs__StatusReply *m)
 {
     const struct machine_state state = machine_state(s->machine);
@@ -185,6 +197,7 @@ static void answer(struct asking *a, const Cfs__FsmCounters *counters, const Cfs
     fill_groups(s, &m);
     fill_meta(s, &rows, &m);
     fill_chunks(s, &rows, &m);
+    fill_owed(counters, &m);
     fill_clients(s, &rows, sessions, &m);
     status_problems(&m, machine_state(s->machine).log_waiting);
     struct buf body;

@@ -68,6 +68,7 @@ static struct registry_server *insert(struct registry *r, uint32_t id, uint64_t 
     s->id = id;
     s->state = SERVER_UP;
     s->heard_ms = now_ms;
+    s->owes = true; /* until a look tells */
     buf_init(&s->counters);
     r->servers = xrealloc(r->servers, (r->n + 1) * sizeof r->servers[0]);
     unsigned at = r->n++;

@@ -43,6 +43,10 @@ struct registry_server {
     struct buf counters; /* packed CountersReply */
     uint32_t slots;      /* placement group slots, counted by the service */
     uint32_t epochs_version;
+    bool late;            /* did not do an order in time: nobody waits for it until it does one */
+    bool owes;            /* may have deletions left that others of its group have done */
+    bool owed_noted;      /* that it did some of them is on its way into the state */
+    unsigned owed_orders; /* of these under way */
 };
 
 struct registry {

@@ -94,6 +94,9 @@ static void print_chunk(const Cfs__StatusReply__Chunk *c)
            c->row->address, server_state(c->row->state), c->slots, c->fragments,
            cmd_size(total, total_text), cmd_size(left, free_text), c->corrupt,
            (double)c->last_heard_ms / 1000, failed ? "  DISK FAILED" : "");
+    if (c->garbage > 0) {
+        printf("%5s %" PRIu64 " stripes are deleted elsewhere and not yet here\n", "", c->garbage);
+    }
 }
 
 static void print_client(const Cfs__StatusReply__Client *c)
@@ -191,6 +194,7 @@ static void json_chunk(struct json *j, const Cfs__StatusReply__Chunk *c)
     json_number(j, "fragments", c->fragments);
     json_number(j, "corrupt", c->corrupt);
     json_number(j, "slots", c->slots);
+    json_number(j, "garbage_stripes", c->garbage);
     json_number(j, "memory_bytes", counter(c->counters, "memory.rss"));
     json_text(j, "version", c->version);
     json_open(j, "disks", '[');

@@ -301,7 +301,7 @@ bool sim_chunk_deleted(const struct sim_chunk *c, uint32_t pg, uint64_t id)
 
 static void take_order(struct sim_chunk *c, const Cfs__DeleteOrder *o)
 {
-    if (o->reign < c->reign || c->n_done == array_count(c->done)) {
+    if (o->reign < c->reign || c->refuses || c->n_done == array_count(c->done)) {
         return;
     }
     c->reign = o->reign;
@@ -403,6 +403,22 @@ void sim_chunk_init(struct sim_chunk *c, struct sim_meta *m, unsigned number, co
     c->deleted = xcalloc(SIM_GROUPS_MAX * SIM_IDS_MAX / 8, 1);
     c->timer.on_due = chunk_due;
     timers_arm(c->timers, &c->timer, c->timers->now_ms + number);
+}
+
+void sim_chunk_crash(struct sim_chunk *c, struct net_sim *net)
+{
+    timers_stop(c->timers, &c->timer);
+    call_cancel(&c->call);
+    net_sim_break(net, c->node, NULL);
+    c->down = true;
+    c->id = 0;
+    c->n_done = c->n_sent = 0;
+}
+
+void sim_chunk_start(struct sim_chunk *c)
+{
+    c->down = false;
+    timers_arm(c->timers, &c->timer, c->timers->now_ms + 1);
 }
 
 void sim_chunk_release(struct sim_chunk *c)

@@ -56,6 +56,8 @@ struct sim_chunk {
     uint32_t id; /* 0: not registered */
     uint64_t reign;
     bool heartbeat;     /* what the call is */
+    bool down;
+    bool refuses;       /* lives, and does no order: its disk failed */
     uint64_t done[256]; /* orders to report */
     unsigned n_done, n_sent;
     uint8_t *deleted; /* a bit per (group, id) */
@@ -74,6 +76,9 @@ void sim_meta_release(struct sim_meta *m);
 
 void sim_chunk_init(struct sim_chunk *c, struct sim_meta *m, unsigned number, const char *name);
 void sim_chunk_release(struct sim_chunk *c); /* then run the network */
+/* It forgets what it has not reported; what it deleted stays deleted. */
+void sim_chunk_crash(struct sim_chunk *c, struct net_sim *net);
+void sim_chunk_start(struct sim_chunk *c);
 bool sim_chunk_deleted(const struct sim_chunk *c, uint32_t pg, uint64_t id);
 
 /* Reads the whole log of a stopped server. visit as in raft_log_open. */

@@ -9,7 +9,7 @@
  * loses what was not synced (log and store each on their own), connections break and lose a suffix,
  * partitions, slow links; the client's worker is killed and goes on with the same session (numbers
  * unknown to the arena become empty commands); a client dies and another proves it, or its lease
- * runs out.
+ * runs out. With odd seeds chunk servers are down for a while too.
  *
  * Checked: each answer against a model of its own (sim_model); after healing the whole tree, read
  * as a client reads it; of commands without an answer when a session ends a prefix was done, each
@@ -25,6 +25,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "log.pb-c.h"
+#include "meta/fsm_state.h"
 #include "meta/keys.h"
 #include "test/lib/kv_mem.h"
 #include "test/lib/sim_client.h"
@@ -37,6 +38,7 @@ enum plant {
     PLANT_REPLY_WINDOW, /* stored replies are gone after a crash */
     PLANT_SEQUENCE,     /* a session's last number goes back by one at a crash */
     PLANT_GARBAGE_LOST, /* dead ids fall off the list at a crash */
+    PLANT_OWED_LOST,    /* what a chunk server owes is forgotten at a crash */
     PLANT_LIVE_ORDER,   /* a live stripe gets onto the list at a crash */
     PLANT_LOST_NAME,    /* a name falls out of the store at a crash */
     PLANT_NO_SYNC,      /* the log's disk says that it synced */
@@ -47,13 +49,13 @@ enum plant {
     PLANTS
 };
 static const char *const PLANT_NAMES[PLANTS] = {
-    "none",    "reply-window", "sequence", "garbage-lost", "live-order", "lost-name",
-    "no-sync", "stale-epoch",  "dead-id",  "shared-lock",  "no-hold"};
+    "none",      "reply-window", "sequence",    "garbage-lost", "owed-lost",   "live-order",
+    "lost-name", "no-sync",      "stale-epoch", "dead-id",      "shared-lock", "no-hold"};
 
 struct world {
     uint64_t seed;
     enum plant plant;
-    struct prng prng, meta_prng, client_prng;
+    struct prng prng, meta_prng, client_prng, chunk_prng;
     struct timers timers;
     struct net_sim *net;
     struct sim_report report;
@@ -63,8 +65,8 @@ struct world {
     struct sim_client *client;
     unsigned n_clients, nodes;
     /* Faults under way: when they end; 0: none. */
-    uint64_t meta_back_ms, client_back_ms, uncut_ms, unslow_ms;
-    uint64_t commands, restarts, deaths, checks;
+    uint64_t meta_back_ms, client_back_ms, uncut_ms, unslow_ms, chunk_back_ms[SIM_CHUNKS];
+    uint64_t commands, restarts, deaths, checks, outages;
 };
 
 static uint64_t below(struct world *w, uint64_t n)
@@ -147,6 +149,10 @@ static void plant_store(struct world *w)
         break;
     case PLANT_GARBAGE_LOST:
         plant_rows(w, SPACE_STRIPE, 'g', change_delete);
+        break;
+    case PLANT_OWED_LOST:
+        plant_rows(w, SPACE_STRIPE, 'o', change_delete);
+        plant_rows(w, SPACE_STRIPE, 'c', change_delete);
         break;
     case PLANT_LIVE_ORDER:
         plant_rows(w, SPACE_STRIPE, 's', change_into_garbage);
@@ -443,6 +449,45 @@ static void begin_fault(struct world *w)
     }
 }
 
+static void crash_chunk(struct world *w, unsigned number, uint64_t ms)
+{
+    sim_trace(&w->report, "chunk server %u is down for %" PRIu64 " ms", number, ms);
+    sim_chunk_crash(&w->chunk[number], w->net);
+    w->chunk_back_ms[number] = w->timers.now_ms + ms;
+    w->outages++;
+}
+
+/* Up to two are down, mostly for longer than it takes to be known as down. By a chance of their
+ * own: so what else happens stays the same. */
+static void chunk_faults(struct world *w)
+{
+    unsigned down = 0;
+    for (unsigned i = 0; i < SIM_CHUNKS; i++) {
+        if (w->chunk[i].down && w->timers.now_ms >= w->chunk_back_ms[i]) {
+            sim_chunk_start(&w->chunk[i]);
+        }
+        down += w->chunk[i].down;
+    }
+    const unsigned number = (unsigned)prng_below(&w->chunk_prng, SIM_CHUNKS);
+    if (down < 2 && !w->chunk[number].down && prng_below(&w->chunk_prng, 10) == 0) {
+        crash_chunk(w, number, 200 + prng_below(&w->chunk_prng, 8000));
+    }
+}
+
+static void all_chunks_back(struct world *w)
+{
+    for (unsigned i = 0; i < SIM_CHUNKS; i++) {
+        if (w->chunk[i].down) {
+            sim_chunk_start(&w->chunk[i]);
+        }
+    }
+}
+
+static bool with_outages(const struct world *w)
+{
+    return w->seed % 2 == 1;
+}
+
 static bool settling(void *ctx)
 {
     const struct world *w = ctx;
@@ -489,6 +534,9 @@ static void one_round(struct world *w)
         end_faults(w, false);
         if (below(w, 5) == 0) {
             begin_fault(w);
+        }
+        if (with_outages(w)) {
+            chunk_faults(w);
         }
     }
 }
@@ -568,6 +616,10 @@ static void check_counters(struct world *w, struct fsm *f)
     CHECK(fsm_query(f, FSM_QUERY_COUNTERS, BYTES(NULL, 0), &reply) == 0);
     Cfs__FsmCounters *c = cfs__fsm_counters__unpack(NULL, reply.len, reply.data);
     CHECK(c != NULL);
+    for (size_t i = 0; i < c->n_owed; i++) {
+        sim_fail(&w->report, "at rest chunk server %u owes the deletion of %" PRIu64 " ids",
+                 c->owed[i]->server, c->owed[i]->ids);
+    }
     if (c->garbage_ids != 0 || c->reaps != 0 || c->orphans != 0 || c->sessions != 0 ||
         c->locks != 0) {
         sim_fail(&w->report,
@@ -579,7 +631,7 @@ static void check_counters(struct world *w, struct fsm *f)
     buf_release(&reply);
 }
 
-/* Every id that was ever handed out is live or deleted everywhere. */
+/* Every id that was ever handed out is live or deleted on all servers that are up. */
 static void check_ids(struct world *w)
 {
     struct kv *kv = w->meta.kv;
@@ -594,7 +646,8 @@ static void check_ids(struct world *w)
         const uint32_t pg = get_be32(key.data + 2);
         for (uint64_t id = 1; id < get_le64(value.data + 1); id++) {
             for (unsigned s = 0; !is_live(w->model, pg, id) && s < SIM_CHUNKS; s++) {
-                if (!sim_chunk_deleted(&w->chunk[s], pg, id)) {
+                const struct sim_chunk *c = &w->chunk[s];
+                if (!c->down && !c->refuses && !sim_chunk_deleted(c, pg, id)) {
                     sim_fail(&w->report,
                              "id %u.%" PRIu64 " is dead, and chunk server %u keeps it for ever", pg,
                              id, s);
@@ -689,6 +742,40 @@ static void check_replay(struct world *w, struct fsm *f)
     free(r.entry);
 }
 
+/* Nothing waits for all servers. */
+static void check_no_garbage(struct world *w)
+{
+    const uint8_t key[] = {SPACE_SYSTEM, 'n'};
+    struct buf value;
+    buf_init(&value);
+    CHECK(w->meta.kv->ops->get(w->meta.kv, NULL, BYTES(key, sizeof key), &value) == 0);
+    CHECK(value.len >= 1 + 8 * (COUNT_GARBAGE_IDS + 1));
+    const uint64_t ids = get_le64(value.data + 1 + 8 * (size_t)COUNT_GARBAGE_IDS);
+    if (ids != 0) {
+        sim_fail(&w->report,
+                 "a chunk server is down, and all wait with the deletion of %" PRIu64 " ids", ids);
+    }
+    buf_release(&value);
+}
+
+/* One is down or does nothing for a long time: the others delete all that there is. */
+static void last_outage(struct world *w)
+{
+    all_chunks_back(w);
+    const unsigned number = (unsigned)prng_below(&w->chunk_prng, SIM_CHUNKS);
+    w->chunk[number].refuses = prng_below(&w->chunk_prng, 2) == 0;
+    if (!w->chunk[number].refuses) {
+        crash_chunk(w, number, UINT32_MAX);
+    }
+    run(w, 30000);
+    if (!w->report.failed) {
+        check_ids(w);
+        check_no_garbage(w);
+    }
+    w->chunk[number].refuses = false;
+    all_chunks_back(w);
+}
+
 static void finish(struct world *w)
 {
     const int rc = sim_client_close(w->client, 30000);
@@ -696,6 +783,9 @@ static void finish(struct world *w)
         sim_fail(&w->report, "the last session cannot be closed: %s", err_name(rc));
     }
     model_end_session(w->model);
+    if (with_outages(w)) {
+        last_outage(w);
+    }
     run(w, 20000);
     sim_meta_stop(&w->meta);
     if (w->report.failed) {
@@ -724,6 +814,7 @@ static struct world *world_new(uint64_t seed, enum plant plant, bool trace)
     prng_seed(&w->prng, seed);
     prng_seed(&w->meta_prng, prng_u64(&w->prng));
     prng_seed(&w->client_prng, prng_u64(&w->prng));
+    prng_seed(&w->chunk_prng, seed);
     timers_init(&w->timers, 1000);
     w->report.timers = &w->timers;
     w->report.trace = trace;
@@ -794,8 +885,9 @@ static bool run_seed(uint64_t seed, enum plant plant, bool trace, char why[1000]
     if (plant == PLANT_NONE && clean) {
         client_gone(w, w->client);
         printf("seed %" PRIu64 ": %" PRIu64 " commands, %u server crashes, %" PRIu64
-               " worker restarts, %" PRIu64 " clients died, %" PRIu64 " trees compared%s\n",
-               seed, w->commands, w->meta.crashes, w->restarts, w->deaths, w->checks,
+               " worker restarts, %" PRIu64 " clients died, %" PRIu64
+               " chunk server outages, %" PRIu64 " trees compared%s\n",
+               seed, w->commands, w->meta.crashes, w->restarts, w->deaths, w->outages, w->checks,
                w->model->overflow ? ", cut short: the model is full" : "");
         w->client = NULL;
     }
