@@ -39,11 +39,19 @@ bool commit_fits_inline(const struct winode *wi)
            wi->n_stripes == 0 && wi->n_ready == 0 && others == 0;
 }
 
+/* A size that was set while the content was on its way may be far beyond it; nothing is behind it.
+ */
+static uint64_t content_bytes(const struct inode *in)
+{
+    const uint64_t size = (uint64_t)in->st.st_size;
+    return in->content_valid && in->content.len < size ? in->content.len : size;
+}
+
 int commit_load_content(struct winode *wi)
 {
     struct writer *w = wi->w;
     struct inode *in = wi->inode;
-    const size_t size = (size_t)in->st.st_size;
+    const size_t size = (size_t)content_bytes(in);
     if (pages_cover(w, wi, 0, size)) {
         pages_dirty_again(wi, 0, size);
         return 0;
@@ -52,7 +60,7 @@ int commit_load_content(struct winode *wi)
         return -ENODATA;
     }
     uint8_t *bytes = xcalloc(1, size);
-    memcpy(bytes, in->content.data, in->content.len < size ? in->content.len : size);
+    memcpy(bytes, in->content.data, size);
     writer_overlay(w, in, 0, bytes, size);
     for (size_t at = 0; at < size; at += PAGE_BYTES) {
         const size_t n = size - at < PAGE_BYTES ? size - at : PAGE_BYTES;
@@ -325,7 +333,7 @@ void commit_inline(struct winode *wi)
  */
 static bool covers_content(const struct winode *wi)
 {
-    const uint64_t size = (uint64_t)wi->inode->st.st_size;
+    const uint64_t size = content_bytes(wi->inode);
     for (uint64_t at = 0; at < size;) {
         const uint64_t before = at;
         list_for_each (node, &wi->ready) {

@@ -134,6 +134,29 @@ static const char *truncate_cuts_and_extends_with_zeroes(void)
     return NULL;
 }
 
+/* What was written is still on its way when the file grows past what is kept with its attributes. */
+static const char *small_files_grow_at_once(void)
+{
+    char small[100], back[100];
+    memset(small, 'a', sizeof small);
+    for (int i = 0; i < 40; i++) {
+        int fd = fresh("f"), other;
+        NEED(fd >= 0 && write(fd, small, sizeof small) == sizeof small);
+        NEED((other = dup(fd)) >= 0 && close(other) == 0); /* begins to send it */
+        if (i % 2 == 0) {
+            NEED(ftruncate(fd, 8 << 20) == 0);
+        } else {
+            NEED(posix_fallocate(fd, 0, 8 << 20) == 0 && blocks_of(fd) >= (8 << 20) / 512);
+        }
+        NEED(pwrite(fd, small, sizeof small, 1 << 20) == sizeof small && fsync(fd) == 0);
+        NEED(pread(fd, back, sizeof back, 0) == sizeof back);
+        NEED(memcmp(small, back, sizeof small) == 0 && size_of(fd) == 8 << 20);
+        NEED(pread(fd, back, sizeof back, sizeof back) == sizeof back && all_zero(back, sizeof back));
+        NEED(close(fd) == 0 && unlink("f") == 0);
+    }
+    return NULL;
+}
+
 static const char *truncate_at_open(void)
 {
     int fd = fresh("f");
@@ -393,6 +416,7 @@ int main(int argc, char **argv)
         {"overwrites_at_any_offset", overwrites_at_any_offset},
         {"appends_go_to_the_end", appends_go_to_the_end},
         {"truncate_cuts_and_extends_with_zeroes", truncate_cuts_and_extends_with_zeroes},
+        {"small_files_grow_at_once", small_files_grow_at_once},
         {"truncate_at_open", truncate_at_open},
         {"holes_are_found_and_cost_nothing", holes_are_found_and_cost_nothing},
         {"preallocation_reserves", preallocation_reserves},
