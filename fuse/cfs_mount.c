@@ -241,6 +241,9 @@ static int claim(struct mounting *m, char *why)
         return HOLDER_EXIT_MOUNT;
     }
     int rc = make_directories(m->run_dir);
+    for (int i = 0; rc == -ENOENT && i < 100; i++) { /* a client that goes removed an empty one above */
+        rc = make_directories(m->run_dir);
+    }
     if (rc < 0) {
         snprintf(why, MOUNTOPTS_TEXT_MAX, "run directory %.300s: %s", m->run_dir, strerror(-rc));
         earlier_undo(&m->earlier);

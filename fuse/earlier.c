@@ -14,7 +14,7 @@
 #include "base/prng.h"
 #include "fuse/control.h"
 
-enum { RECORD_MAX = 10240, LOOK_AGAIN_MS = 100 };
+enum { RECORD_MAX = 10240, LOOK_AGAIN_MS = 100, MAKE_TRIES = 100 };
 
 struct record { /* of another client */
     char text[RECORD_MAX];
@@ -31,9 +31,15 @@ static bool read_record(const char *name, struct record *r)
         return false;
     }
     ssize_t n = read(fd, r->text, sizeof r->text - 1);
-    /* Taken and given back at once: its owner holds it as long as it lives. */
+    /* Taken and given back at once: its owner holds it as long as it lives. One that was removed before its lock
+     * became free has ended its session itself. */
+    struct stat st;
     r->dead = flock(fd, LOCK_SH | LOCK_NB) == 0;
+    bool removed = fstat(fd, &st) == 0 && st.st_nlink == 0;
     close(fd);
+    if (removed) {
+        return false;
+    }
     r->text[n > 0 ? n : 0] = 0;
     char *rest = r->text;
     r->addresses = strsep(&rest, "\n");
@@ -96,20 +102,32 @@ static int make_own(struct earlier *e, const char *addresses, const char *run_di
         rename(fresh, e->file) < 0) {
         int rc = -errno;
         unlink(fresh);
+        close(e->lock_fd);
         return rc;
     }
     return 0;
 }
 
+/* A client that goes removes the directories when they are empty, and may do so at any moment here. */
+static int make_own_in_place(struct earlier *e, const char *addresses, const char *run_dir,
+                             const char *mount_point)
+{
+    int rc = -ENOENT;
+    for (int i = 0; i < MAKE_TRIES && rc == -ENOENT; i++) {
+        (void)mkdir("/run", 0755); /* if it fails the next says so */
+        (void)mkdir(CONTROL_RUN, 0755);
+        rc = mkdir(CONTROL_CLIENTS, 0755) < 0 && errno != EEXIST ? -errno : 0;
+        if (rc == 0) {
+            rc = make_own(e, addresses, run_dir, mount_point);
+        }
+    }
+    return rc;
+}
+
 int earlier_look(const char *addresses, const char *run_dir, const char *mount_point,
                  struct earlier *out, char *why, size_t why_bytes)
 {
-    (void)mkdir("/run", 0755); /* if it fails the next says so */
-    (void)mkdir(CONTROL_RUN, 0755);
-    int rc = mkdir(CONTROL_CLIENTS, 0755) < 0 && errno != EEXIST ? -errno : 0;
-    if (rc == 0) {
-        rc = make_own(out, addresses, run_dir, mount_point);
-    }
+    int rc = make_own_in_place(out, addresses, run_dir, mount_point);
     if (rc < 0) {
         snprintf(why, why_bytes, "%s: %s", CONTROL_CLIENTS, strerror(-rc));
         return rc;

@@ -5,7 +5,8 @@
 
 /* Earlier clients of this machine (design.md, section 6, "The end of a session"). Each mount holds an flock on
  * /run/cfs/clients/ID, through one open file that holder and worker share: the lock is free exactly when both are dead.
- * ID is the mount's client id. In the file: addresses, run directory and mount point, a line each. */
+ * ID is the mount's client id, never used twice. In the file: addresses, run directory, mount point and session, a line each.
+ * Who has ended its own session removes the file before the lock goes; with the last file the directories go, too. */
 enum { EARLIER_DEAD_MAX = 64, EARLIER_WAIT_MS = 60000 };
 struct earlier {
     int lock_fd;               /* our own file, locked */

@@ -195,15 +195,37 @@ static void end_in(struct worker *w, uint64_t ms, void (*on_due)(struct timer *t
     timers_arm(&w->timers, &w->end, timers_now(&w->timers) + ms);
 }
 
-static void drained(struct worker *w)
+/* Only when the session is over: else this file, once it is no longer locked, proves to the next mount that we are
+ * dead. Its name is random and never used again, so nobody can have taken another for it. */
+static void remove_client_file(const struct arena *a)
+{
+    char path[4096];
+    if (arena_option(a, "client_file", path, sizeof path)) {
+        unlink(path);
+    }
+}
+
+/* Who buries us after a kill -9 of both processes then knows what to end. */
+static void note_session(const struct arena *a)
+{
+    char path[4096];
+    int fd = arena_option(a, "client_file", path, sizeof path)
+                 ? open(path, O_WRONLY | O_APPEND | O_CLOEXEC)
+                 : -1;
+    if (fd >= 0) {
+        dprintf(fd, "%llu\n", (unsigned long long)a->h->session);
+        close(fd);
+    }
+}
+
+static void drained(struct worker *w, bool over)
 {
     struct arena *a = w->client.arena;
-    char path[4096];
     if (a->h->bytes_lost) {
         log_error("unmounted, bytes lost bytes=%llu", (unsigned long long)a->h->bytes_lost);
     }
-    if (arena_option(a, "client_file", path, sizeof path)) {
-        unlink(path);
+    if (over) {
+        remove_client_file(a);
     }
     arena_publish32(&a->h->state, HOLDER_DRAINED);
     _exit(0);
@@ -216,7 +238,7 @@ static void on_close_due(struct timer *t)
     struct worker *w = container_of(t, struct worker, end);
     struct session *s = w->client.session;
     if (session_ended(s)) {
-        drained(w);
+        drained(w, true);
     }
     if (session_outstanding(s) > 0 && timers_now(&w->timers) < w->end_by_ms) {
         end_in(w, WORKER_POLL_MS, on_close_due);
@@ -233,7 +255,7 @@ static void on_session_closed(struct session *s, int rc, void *ctx)
     if (rc != 0) {
         log_warn("session not closed, it ends by its lease error=%s", err_name(rc));
     }
-    drained(w);
+    drained(w, rc == 0);
 }
 
 static void flush_again(struct timer *t);
@@ -244,7 +266,7 @@ static void on_flushed(struct writer_wait *wait, int rc)
     uint64_t dirty = writer_total_dirty(w->client.writer);
     if (session_ended(w->client.session)) {
         w->client.arena->h->bytes_lost += dirty;
-        drained(w);
+        drained(w, true);
     }
     if (rc != 0 && dirty > 0 && ++w->flush_tries < WORKER_FLUSH_TRIES) {
         log_warn("flush at unmount failed, trying again error=%s dirty=%llu", err_name(rc),
@@ -315,7 +337,11 @@ static void on_hand_over(void *ctx)
 
 static void on_orphan_closed(struct session *s, int rc, void *ctx)
 {
-    (void)s, (void)rc, (void)ctx;
+    (void)s;
+    struct worker *w = ctx;
+    if (rc == 0) {
+        remove_client_file(w->client.arena);
+    }
     _exit(0);
 }
 
@@ -453,6 +479,7 @@ static void on_opened(void *ctx, int rc, const char *text)
     if (rc != 0) {
         fail_mount(w, rc, text);
     }
+    note_session(w->client.arena);
     tables_fetch(w->client.tables, on_first_tables, w);
 }
 

@@ -17,4 +17,6 @@ say "deleting the cluster in $CFS_DIR, with all its files: $(du -sh "$CFS_DIR" |
 du -sh "$CFS_DIR"/* 2>/dev/null | sed 's/^/  /'
 meta_dir=$(sed -n 's/^meta-dir=//p' "$CFS_DIR/cluster.conf")
 [ -n "$meta_dir" ] && say "its metadata in $meta_dir is elsewhere and stays: delete it yourself"
-rm -rf --one-file-system "$CFS_DIR" && say "done"
+rm -rf --one-file-system "$CFS_DIR" || exit 1
+say "done"
+forget_clients "$CFS_DIR"

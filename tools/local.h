@@ -93,6 +93,9 @@ int local_mount_again(struct local *l, struct local_mount *m, unsigned timeout_m
 /* Unmounts and waits until what was dirty is with the servers and the client has ended. force: also
  * a busy mount, and after timeout_ms the client is killed: what it had not written is lost. */
 int local_mount_end(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms);
+/* Ends the session of a client of mount N that was killed with its holder, and removes what it left in /run/cfs. Nothing if
+ * there is none, it lives, or no metadata server runs: then the next mount does that. */
+void local_client_bury(const struct local *l, unsigned number);
 /* The cluster directory and number of the mount at `where`, found by its client's process. -ENOENT.
  */
 int local_mount_find(const char *where, char dir[LOCAL_PATH], unsigned *number);

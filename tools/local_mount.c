@@ -145,6 +145,7 @@ static void forget(const struct local *l, const struct local_mount *m)
         closedir(d);
     }
     (void)rmdir(path);
+    local_client_bury(l, m->number);
     if (m->made) {
         (void)rmdir(m->where); /* not if somebody put something there */
     }

@@ -30,4 +30,8 @@ losetup -l -n -O NAME,BACK-FILE 2>/dev/null | awk -v d="$dir/" 'index($2, d) == 
     losetup -d "$loop" 2>/dev/null
 done
 rm -rf --one-file-system "$dir" 2>/dev/null
+for one in /run/cfs/clients/*; do # of clients that were killed
+    case $(sed -n 2p "$one" 2>/dev/null) in "$dir"/*) rm -f "$one" ;; esac
+done
+rmdir /run/cfs/clients /run/cfs 2>/dev/null
 exit 0
