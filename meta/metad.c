@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
@@ -563,6 +564,11 @@ int main(int argc, char **argv)
     status = take_directory(d, &c);
     if (status == 0) {
         signal(SIGPIPE, SIG_IGN);
+        struct rlimit files;
+        if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+            files.rlim_cur = files.rlim_max;
+            (void)setrlimit(RLIMIT_NOFILE, &files); /* with fewer it takes fewer connections */
+        }
         open_loop(d);
         d->exit_status = start(d, &c);
         if (d->exit_status != 0) {

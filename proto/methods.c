@@ -12,6 +12,7 @@ static const struct {
 } NAMES[] = {
     {METHOD_PING, "ping"},
     {METHOD_COUNTERS, "counters"},
+    {EVENT_REFUSED, "refused"},
     {METHOD_SESSION_OPEN, "session-open"},
     {METHOD_SESSION_RENEW, "session-renew"},
     {METHOD_COMMAND, "command"},

@@ -8,6 +8,7 @@ enum method {
     /* every server */
     METHOD_PING = 1,     /* Empty, Empty */
     METHOD_COUNTERS = 2, /* Empty, CountersReply: frames, faults, memory of that process */
+    EVENT_REFUSED = 3,   /* Refusal: why the connection is closed now; the first and last thing said in it */
 
     /* client -> cfs-meta: session and commands */
     METHOD_SESSION_OPEN = 100,  /* SessionOpen, SessionOpenReply */

@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "base/log.h"
+#include "common.pb-c.h"
 #include "proto/methods.h"
 
 /* A peer is in one of these states; `conn` is set in the middle two.
@@ -14,8 +16,10 @@
  *    |(free only)      v                    v
  *   gone <--free--- PAUSED <------------ CONNECTING (at once)
  *
- * A break of an open connection connects again at once; a connect that failed waits first, 20 ms
- * and then twice as long each time, up to a second. */
+ * A break of an open connection connects again at once, unless the server refused it, broke the
+ * protocol, or said nothing in this one and the one before. Then, and when a connect failed, it
+ * waits first, 20 ms and then twice as long each time, up to a second. A new connection that has
+ * nothing to ask pings: servers close those that stay silent. */
 enum peer_state { PEER_IDLE, PEER_CONNECTING, PEER_UP, PEER_PAUSED };
 enum call_state { CALL_NONE, CALL_WAITING, CALL_SENT, CALL_ENDING };
 enum { PAUSE_MIN_MS = 20, PAUSE_MAX_MS = 1000 };
@@ -33,6 +37,8 @@ struct peer {
     struct table by_id;  /* of sent */
     uint64_t next_id;
     uint64_t pause_ms;
+    unsigned unheard;   /* connections in a row in which the server said nothing sensible */
+    char *refusal;      /* why it refused the last one, until it says something else */
     struct timer retry; /* the next connect */
     struct timer end;   /* runs `ending`, and the freeing of a peer without connection */
     unsigned busy;      /* inside callbacks: freeing waits */
@@ -40,6 +46,17 @@ struct peer {
 };
 
 static void on_open(struct conn *conn, void *ctx);
+static void take_refusal(struct peer *p, struct bytes body)
+{
+    Cfs__Refusal *m = cfs__refusal__unpack(NULL, body.len, body.data);
+    free(p->refusal);
+    p->refusal = m != NULL ? xstrdup(m->text) : NULL;
+    if (m != NULL) {
+        log_warn("connection refused peer=%s reason=%.200s", p->address, m->text);
+        cfs__refusal__free_unpacked(m, NULL);
+    }
+}
+
 static void on_message(struct conn *conn, struct message *m, void *ctx);
 static void on_closed(struct conn *conn, int rc, void *ctx);
 static const struct conn_events CONN_EVENTS = {on_open, on_message, on_closed};
@@ -53,6 +70,7 @@ static void connect_now(struct peer *p)
 {
     timers_stop(p->transport->timers, &p->retry);
     p->state = PEER_CONNECTING;
+    p->unheard++;
     p->conn = p->transport->ops->connect(p->transport, p->address, &CONN_EVENTS, p);
 }
 
@@ -90,6 +108,7 @@ static void peer_gone(struct peer *p)
     timers_stop(p->transport->timers, &p->end);
     table_release(&p->by_id);
     free(p->address);
+    free(p->refusal);
     free(p);
 }
 
@@ -163,12 +182,19 @@ static void on_payload_sent(struct outgoing *o, int rc)
     c->payload = NULL;
 }
 
+/* Its answer finds no call, and is dropped. */
+static void say_hello(struct peer *p)
+{
+    struct outgoing o = {
+        .frame = {.kind = FRAME_REQUEST, .method = METHOD_PING, .id = p->next_id++}};
+    (void)p->transport->ops->send(p->conn, &o); /* closing: then there is nobody to greet */
+}
+
 static void on_open(struct conn *conn, void *ctx)
 {
     struct peer *p = ctx;
     (void)conn;
     p->state = PEER_UP;
-    p->pause_ms = 0;
     p->busy++;
     if (p->events.on_up != NULL && !p->freed) {
         p->events.on_up(p, p->ctx);
@@ -180,6 +206,9 @@ static void on_open(struct conn *conn, void *ctx)
         list_remove(&c->node);
         send_now(p, c, buf_bytes(&body));
         buf_release(&body);
+    }
+    if (p->state == PEER_UP && !p->freed && list_empty(&p->sent)) {
+        say_hello(p);
     }
     leave(p);
 }
@@ -204,7 +233,7 @@ static void on_closed(struct conn *conn, int rc, void *ctx)
     p->state = PEER_PAUSED;
     if (p->freed) {
         end_all(p, &p->ending, ERR_CANCELLED);
-    } else if (was_up) {
+    } else if (was_up && p->refusal == NULL && rc != ERR_MALFORMED && p->unheard < 2) {
         connect_now(p);
     } else {
         p->pause_ms = p->pause_ms == 0 ? PAUSE_MIN_MS : p->pause_ms * 2;
@@ -223,12 +252,22 @@ static void on_retry(struct timer *t)
     connect_now(container_of(t, struct peer, retry));
 }
 
+static void heard(struct peer *p)
+{
+    p->unheard = 0;
+    p->pause_ms = 0;
+    free(p->refusal);
+    p->refusal = NULL;
+}
+
 static void on_reply(struct peer *p, const struct message *m)
 {
     struct table_node *node = table_find(&p->by_id, table_mix(m->frame.id));
     if (node == NULL) { /* given up meanwhile; but an id that was never used is a liar's */
         if (m->frame.id == 0 || m->frame.id >= p->next_id) {
             transport_fault(p->conn, FRAME_BAD_SEQUENCE);
+        } else {
+            heard(p);
         }
         return;
     }
@@ -237,6 +276,7 @@ static void on_reply(struct peer *p, const struct message *m)
         transport_fault(p->conn, FRAME_BAD_SEQUENCE);
         return;
     }
+    heard(p);
     c->reply = m->body;
     c->reply_payload = m->payload;
     finish(c, status_to_rc(m->frame.status));
@@ -249,11 +289,19 @@ static void on_message(struct conn *conn, struct message *m, void *ctx)
         return;
     }
     p->busy++;
+    if (m->frame.kind == FRAME_EVENT && m->frame.method == EVENT_REFUSED) {
+        take_refusal(p, m->body);
+        leave(p);
+        return;
+    }
     if (m->frame.kind == FRAME_REPLY) {
         on_reply(p, m);
     } else if (m->frame.kind != FRAME_EVENT) {
         transport_fault(conn, FRAME_BAD_SEQUENCE);
-    } else if (p->events.on_event != NULL) {
+    } else {
+        heard(p);
+    }
+    if (m->frame.kind == FRAME_EVENT && p->events.on_event != NULL) {
         p->events.on_event(p, m->frame.method, m->body, p->ctx);
     }
     leave(p);
@@ -307,6 +355,11 @@ void peer_connect(struct peer *p)
 bool peer_is_up(const struct peer *p)
 {
     return p->state == PEER_UP;
+}
+
+const char *peer_refusal(const struct peer *p)
+{
+    return p->refusal;
 }
 
 const char *peer_address(const struct peer *p)

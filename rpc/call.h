@@ -54,6 +54,8 @@ void peer_free(struct peer *p); /* open calls end with ERR_CANCELLED, from the l
 void peer_connect(struct peer *p);
 bool peer_is_up(const struct peer *p);
 const char *peer_address(const struct peer *p);
+/* The sentence with which the server refused the last connection; NULL if it did not. Until the next callback. */
+const char *peer_refusal(const struct peer *p);
 size_t peer_unsent(const struct peer *p);
 /* Breaks the connection on suspicion (a silent server): open calls end, it reconnects. */
 void peer_reset(struct peer *p);

@@ -20,6 +20,7 @@ const char *frame_fault_name(enum frame_fault fault)
         [FRAME_BAD_BODY] = "bad-body",
         [FRAME_BAD_SEQUENCE] = "bad-sequence",
         [FRAME_TRUNCATED] = "truncated",
+        [FRAME_SILENT] = "silent",
     };
     return (unsigned)fault < FRAME_FAULTS ? NAMES[fault] : "unknown";
 }

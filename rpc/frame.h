@@ -52,6 +52,7 @@ enum frame_fault {
     FRAME_BAD_BODY,     /* the protobuf does not decode */
     FRAME_BAD_SEQUENCE, /* a reply to nothing, a request before hello ... */
     FRAME_TRUNCATED,    /* the connection ended inside a frame */
+    FRAME_SILENT,       /* connected, and never said a whole frame */
     FRAME_FAULTS
 };
 const char *frame_fault_name(enum frame_fault fault); /* "bad-magic" ... */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/crc.h"
 #include "base/err.h"
 #include "common.pb-c.h"
 #include "proto/methods.h"
@@ -17,6 +18,7 @@ struct server_peer {
     struct list node;
     struct list pending; /* requests not yet answered */
     unsigned n_pending;
+    size_t pending_bytes; /* of their bodies */
     bool paused;
 };
 
@@ -31,6 +33,7 @@ struct server {
     void (*on_cancel)(struct request *r, void *ctx);
     void *on_cancel_ctx;
     struct list peers;
+    struct buf refusal; /* the frame for connections that are too many */
 };
 
 /* A reply whose payload is still the handler's. */
@@ -135,6 +138,7 @@ static struct request *request_new(struct server_peer *p, const struct message *
     }
     list_add_tail(&p->pending, &r->node);
     p->n_pending++;
+    p->pending_bytes += r->body.len;
     return r;
 }
 
@@ -152,7 +156,8 @@ static void on_request(struct server_peer *p, const struct message *m)
 {
     struct server *s = p->server;
     struct request *r = request_new(p, m);
-    if (p->n_pending >= SERVER_PENDING_MAX && !p->paused) {
+    bool many = p->n_pending >= SERVER_PENDING_MAX || p->pending_bytes >= SERVER_PENDING_BYTES;
+    if (many && !p->paused) {
         p->paused = true;
         s->transport->ops->pause(p->conn, true);
     }
@@ -231,7 +236,9 @@ static void request_free(struct request *r)
     if (p != NULL) {
         list_remove(&r->node);
         p->n_pending--;
-        if (p->paused && p->n_pending < SERVER_PENDING_MAX / 2) {
+        p->pending_bytes -= r->body.len;
+        if (p->paused && p->n_pending < SERVER_PENDING_MAX / 2 &&
+            p->pending_bytes < SERVER_PENDING_BYTES / 2) {
             p->paused = false;
             p->server->transport->ops->pause(p->conn, false);
         }
@@ -330,10 +337,25 @@ void request_malformed(struct request *r)
 
 /* ---- public ----------------------------------------------------------------------------- */
 
+static void make_refusal(struct server *s)
+{
+    Cfs__Refusal m = CFS__REFUSAL__INIT;
+    uint8_t body[200];
+    m.text = (char *)(uintptr_t) "the server has as many connections as it takes";
+    struct frame f = {.kind = FRAME_EVENT, .method = EVENT_REFUSED};
+    f.body_len = (uint32_t)cfs__refusal__pack(&m, body);
+    f.body_crc = crc32c(0, body, f.body_len);
+    buf_init(&s->refusal);
+    frame_encode(buf_extend(&s->refusal, FRAME_HEADER_BYTES), &f);
+    buf_add(&s->refusal, body, f.body_len);
+    s->transport->refusal = buf_bytes(&s->refusal);
+}
+
 struct server *server_new(struct transport *t)
 {
     struct server *s = xcalloc(1, sizeof *s);
     s->transport = t;
+    make_refusal(s);
     list_init(&s->peers);
     server_handle(s, METHOD_PING, handle_ping, s);
     server_handle(s, METHOD_COUNTERS, handle_counters, s);
@@ -344,6 +366,7 @@ void server_free(struct server *s)
 {
     if (s != NULL) {
         CHECK(list_empty(&s->peers));
+        buf_release(&s->refusal);
         free(s);
     }
 }

@@ -9,8 +9,9 @@
  * loop, exactly once by request_reply. A request whose connection is gone may still be
  * answered, and must be, since that frees it: the answer is dropped. METHOD_PING and
  * METHOD_COUNTERS have handlers from the start. A connection with SERVER_PENDING_MAX unanswered
- * requests is not read until some are. */
-enum { SERVER_PENDING_MAX = 4096, SERVER_METHODS = 1024 };
+ * requests, or SERVER_PENDING_BYTES of bodies in them, is not read until some are. A connection
+ * beyond the transport's limit is told so by EVENT_REFUSED. */
+enum { SERVER_PENDING_MAX = 4096, SERVER_PENDING_BYTES = 16 << 20, SERVER_METHODS = 1024 };
 struct server;
 struct server_peer; /* one connection; opaque, its pointer identifies it while it lives */
 

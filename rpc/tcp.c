@@ -14,6 +14,7 @@
 #include "rpc/address.h"
 #include "rpc/intake.h"
 #include "rpc/lender.h"
+#include "rpc/limit.h"
 #include "rpc/outbox.h"
 
 /* The shell of intake.c and outbox.c: sockets, watched with uv_poll and read and written by our
@@ -39,6 +40,9 @@ enum {
     FRAME_MS = 30000,
     PAYLOAD_MS = 60000,
     STUCK_MS = 60000,
+    HELLO_MS = 10000,
+    HELD_MAX = 64 << 20, /* bytes of frames that have begun, of all connections */
+    HELD_SOME = 64 << 10,
     UNSENT_STOP = 16 << 20,
     UNSENT_GO = 8 << 20
 };
@@ -62,7 +66,8 @@ struct tcp {
     struct list work; /* conns by work_node */
     struct list done; /* outgoings whose on_sent is due */
     struct timer sweep;
-    unsigned n_conns, n_listeners, open_handles;
+    unsigned n_conns, n_accepted, accepted_max, n_listeners, open_handles;
+    size_t held;  /* of all connections */
     int spare_fd; /* given up for a moment to accept and refuse when descriptors run out */
     bool pool_freed, shutting;
     void (*on_done)(void *ctx);
@@ -82,6 +87,7 @@ struct tcp_conn {
     uv_poll_t poll;
     int interest; /* events that poll is started with */
     bool has_poll, accepted;
+    bool spoke;     /* it has said a whole frame */
     bool paused;    /* by the owner */
     bool throttled; /* too much unsent */
     bool starved;   /* the pool of payloads is empty */
@@ -90,7 +96,8 @@ struct tcp_conn {
     struct outbox outbox;
     struct lender lender;
     struct buf stash; /* received, kept back while not reading */
-    uint64_t partial_since_ms, progress_ms;
+    size_t held;      /* bytes of a frame that has begun */
+    uint64_t partial_since_ms, progress_ms, accepted_ms;
     struct timer timer; /* of connecting */
     uv_getaddrinfo_t *resolve;
     char host[256], port[8];
@@ -206,6 +213,8 @@ static void finish_close(struct tcp_conn *c)
     intake_release(&c->intake);
     buf_release(&c->stash);
     t->n_conns--;
+    t->n_accepted -= c->accepted;
+    t->held -= c->held;
     if (c->base.events != NULL) {
         c->base.events->on_closed(&c->base, c->rc, c->base.ctx);
     }
@@ -382,6 +391,35 @@ static void note_partial(struct tcp_conn *c)
     }
 }
 
+/* Who holds memory with a frame that does not end must not be able to take all of it. */
+static void end_oldest_partial(struct tcp *t)
+{
+    struct tcp_conn *oldest = NULL;
+    list_for_each (node, &t->conns) {
+        struct tcp_conn *c = list_entry(node, struct tcp_conn, node);
+        if (c->state == OPEN && c->accepted && c->held >= HELD_SOME &&
+            (oldest == NULL || c->partial_since_ms < oldest->partial_since_ms)) {
+            oldest = c;
+        }
+    }
+    if (oldest != NULL) {
+        t->held -= oldest->held;
+        oldest->held = 0;
+        transport_fault(&oldest->base, FRAME_TRUNCATED);
+    }
+}
+
+static void note_held(struct tcp_conn *c)
+{
+    struct tcp *t = tcp_of(c);
+    size_t held = (c->intake.in_body ? c->intake.body.len : 0) + c->stash.len;
+    t->held += held - c->held;
+    c->held = held;
+    if (t->held > HELD_MAX) {
+        end_oldest_partial(t);
+    }
+}
+
 /* Hands out the frames in `data`; keeps back what may not be handed out now. */
 static void feed(struct tcp_conn *c, struct bytes data)
 {
@@ -393,6 +431,7 @@ static void feed(struct tcp_conn *c, struct bytes data)
         r = intake_step(&c->intake, &data, &m, &fault);
         if (r == INTAKE_MESSAGE) {
             c->partial_since_ms = 0;
+            c->spoke = true;
             t->base.counts.frames_in++;
             c->base.events->on_message(&c->base, &m, c->base.ctx);
         } else if (r == INTAKE_FAULT) {
@@ -410,6 +449,7 @@ static void feed(struct tcp_conn *c, struct bytes data)
         /* Nothing kept, yet a payload may be owed to a message that only lacks a buffer. */
     }
     note_partial(c);
+    note_held(c);
 }
 
 /* Goes on after a pause. */
@@ -568,6 +608,11 @@ static void on_sweep(struct timer *timer)
             transport_fault(&c->base, FRAME_TRUNCATED);
             continue;
         }
+        if (c->accepted && !c->spoke && c->partial_since_ms == 0 && reading(c) &&
+            now - c->accepted_ms > HELLO_MS) {
+            transport_fault(&c->base, FRAME_SILENT);
+            continue;
+        }
         if (c->outbox.bytes != 0 && now - c->progress_ms > STUCK_MS) {
             begin_close(c, -ETIMEDOUT);
         }
@@ -633,10 +678,8 @@ static void on_poll(uv_poll_t *h, int status, int events)
         return;
     }
     if (status < 0) { /* libuv has stopped watching: an error is waiting in the socket */
-        int error = 0;
-        socklen_t len = sizeof error;
-        (void)getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-        begin_close(c, error != 0 ? -error : -ECONNRESET);
+        read_some(c); /* what came before it counts: a refusal, answers; ends with the error */
+        begin_close(c, -ECONNRESET);
         return;
     }
     if ((events & UV_READABLE) != 0 && reading(c)) {
@@ -722,7 +765,7 @@ static struct conn *tcp_connect(struct transport *base, const char *address,
     snprintf(c->peer, sizeof c->peer, "%s", address);
     timers_arm(base->timers, &c->timer, timers_now(base->timers) + TCP_CONNECT_MS);
     c->timer.on_due = on_connect_late;
-    if (t->shutting || t->n_conns > TCP_CONNECTIONS_MAX) {
+    if (t->shutting || t->n_conns - t->n_accepted > TCP_CONNECTIONS_MAX) {
         base->counts.refused++;
         begin_close(c, -EMFILE);
     } else if (address_split(address, c->host, c->port) != 0) {
@@ -744,6 +787,8 @@ static void adopt(struct listener *l, int fd, const struct sockaddr *sa)
     struct tcp_conn *c = conn_new(t);
     c->fd = fd;
     c->accepted = true;
+    c->accepted_ms = now_of(c);
+    t->n_accepted++;
     c->state = OPEN;
     address_name(sa, c->peer);
     address_options(fd);
@@ -787,9 +832,11 @@ static void on_listener(uv_poll_t *h, int status, int events)
             }
         } else if (fd < 0) {
             return; /* EAGAIN: none left; others concern one connection, which is gone */
-        } else if (t->n_conns >= TCP_CONNECTIONS_MAX) {
-            close(fd);
-            t->base.counts.refused++;
+        } else if (t->n_accepted >= t->accepted_max) {
+            char peer[64];
+            address_name((struct sockaddr *)&sa, peer);
+            transport_refused(&t->base, peer);
+            limit_refuse(fd, t->base.refusal);
         } else {
             adopt(l, fd, (struct sockaddr *)&sa);
         }
@@ -907,6 +954,7 @@ struct transport *tcp_new(uv_loop_t *loop, struct timers *timers, struct databuf
     struct tcp *t = xcalloc(1, sizeof *t);
     transport_init(&t->base, &TCP_OPS, timers, payloads);
     t->loop = loop;
+    t->accepted_max = limit_connections(TCP_CONNECTIONS_MAX);
     list_init(&t->conns);
     list_init(&t->listeners);
     list_init(&t->work);

@@ -6,7 +6,9 @@
 #include "rpc/transport.h"
 
 /* transport.h over TCP on a libuv loop: TCP_NODELAY, keep-alive, at most TCP_CONNECTIONS_MAX
- * connections (one more is refused and counted; so is one beyond the process's descriptors).
+ * accepted connections, and three quarters of the process's descriptors (the rest is for files and
+ * what we connect to). One more is told transport.refusal, closed and counted. As many that we
+ * connect may be there besides.
  *
  * System calls: one recvmsg brings all frames that fit 64 KiB, or the rest of a large payload
  * straight into its databuf and up to 64 KiB of what follows. A frame with payload is one sendmsg
@@ -15,7 +17,9 @@
  *
  * Bounds: an accepted connection with more than 16 MiB of unsent replies is not read; a frame that
  * takes longer than 30 s (60 s with payload), or a socket that takes nothing for 60 s, ends its
- * connection; a connect gives up after 3 s. The loop stays alive until shutdown. */
+ * connection; so does silence in the first 10 s; of frames that have begun at most 64
+ * MiB are kept, then the one that began first is ended; a connect gives up after 3 s. The loop
+ * stays alive until shutdown. */
 enum { TCP_CONNECTIONS_MAX = 4096, TCP_CONNECT_MS = 3000 };
 
 struct transport *tcp_new(uv_loop_t *loop, struct timers *timers, struct databuf_pool *payloads);

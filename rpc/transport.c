@@ -58,15 +58,31 @@ static struct log_limit *limit_of(struct fault_log *log, const char *host)
     return &log->entry[oldest].limit;
 }
 
+static bool may_log(struct transport *t, const char *peer, unsigned long *suppressed)
+{
+    char host[HOST_CHARS];
+    host_of(peer, host);
+    return log_allowed(limit_of(t->fault_log, host), timers_now(t->timers), suppressed);
+}
+
+void transport_refused(struct transport *t, const char *peer)
+{
+    unsigned long suppressed = 0;
+    t->counts.refused++;
+    if (may_log(t, peer, &suppressed)) {
+        log_warn(
+            "connection refused, there are as many as this server takes peer=%s suppressed=%lu",
+            peer, suppressed);
+    }
+}
+
 void transport_fault(struct conn *c, enum frame_fault fault)
 {
     struct transport *t = c->transport;
     const char *peer = t->ops->peer_name(c);
-    char host[HOST_CHARS];
     unsigned long suppressed = 0;
     t->counts.faults[fault]++;
-    host_of(peer, host);
-    if (log_allowed(limit_of(t->fault_log, host), timers_now(t->timers), &suppressed)) {
+    if (may_log(t, peer, &suppressed)) {
         log_warn("connection closed, its peer broke the protocol peer=%s fault=%s suppressed=%lu",
                  peer, frame_fault_name(fault), suppressed);
     }

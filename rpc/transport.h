@@ -89,6 +89,8 @@ struct transport {
     struct timers *timers;         /* of the loop that it lives on */
     struct databuf_pool *payloads; /* received payloads come from here; reading pauses while
                                       it is empty; NULL: frames with payload are refused */
+    struct bytes refusal;          /* a whole frame, or empty: said to a connection beyond the limit
+                                      before it is closed; whoever sets it keeps the memory */
     struct transport_counts counts;
     struct fault_log *fault_log; /* private: who was logged when */
 };
@@ -99,5 +101,7 @@ void transport_release(struct transport *t);
 /* Closes a connection because its peer broke the protocol: counted, and logged
  * at most once a second per peer with the number suppressed. */
 void transport_fault(struct conn *c, enum frame_fault fault);
+/* A connection that was not taken: counted, and logged like a fault. */
+void transport_refused(struct transport *t, const char *peer);
 
 #endif

@@ -123,6 +123,9 @@ static void on_done(struct call *c)
     if (c->rc != 0) {
         take_refusal(a, c->rc, buf_bytes(&a->reply));
     }
+    if (c->rc == ERR_DISCONNECTED && peer_refusal(c->peer) != NULL) {
+        snprintf(a->text, sizeof a->text, "%s", peer_refusal(c->peer));
+    }
     a->payload = c->reply_payload != NULL ? databuf_ref(c->reply_payload) : NULL;
     one->done = true;
 }

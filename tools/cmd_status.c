@@ -118,11 +118,13 @@ static void print_faults(const char *what, uint32_t id, const Cfs__CountersReply
 {
     bool head = false;
     for (size_t i = 0; c != NULL && i < c->n_counter; i++) {
-        if (strncmp(c->counter[i]->name, "fault.", 6) != 0 || c->counter[i]->value == 0) {
+        const char *name = c->counter[i]->name;
+        bool many = strcmp(name, "connections.refused") == 0;
+        if ((!many && strncmp(name, "fault.", 6) != 0) || c->counter[i]->value == 0) {
             continue;
         }
         printf(head ? ", " : "faults    %s %u refused: ", what, id);
-        printf("%s %" PRIu64, c->counter[i]->name + 6, c->counter[i]->value);
+        printf("%s %" PRIu64, many ? "too many connections" : name + 6, c->counter[i]->value);
         head = true;
     }
     if (head) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <uv.h>
@@ -591,6 +592,135 @@ START_TEST(frame_that_never_ends_is_cut_off)
 }
 END_TEST
 
+START_TEST(silent_connection_is_closed_and_one_that_spoke_is_not)
+{
+    struct rig *g = rig_new(2);
+    uint8_t f[FRAME_HEADER_BYTES + 5];
+    golden(f);
+    skew_ms = 0;
+    g->timers.clock = skewed_clock;
+    int spoke = raw_connect(g), silent = raw_connect(g);
+    ck_assert_int_eq((int)write(spoke, f, sizeof f), (int)sizeof f);
+    peer_connect(g->peer); /* it has nothing to ask, and pings */
+    turn(g, never, 50);
+    skew_ms = 8000;
+    turn(g, never, 30);
+    ck_assert_uint_eq(g->gone, 0);
+    skew_ms = 16000;
+    turn(g, some_gone, 1000);
+    skew_ms = 29000;
+    turn(g, never, 30);
+    ck_assert_uint_eq(g->gone, 1);
+    ck_assert_uint_eq(g->served->counts.faults[FRAME_SILENT], 1);
+    ck_assert_uint_eq(g->downs, 0);
+    close(spoke);
+    close(silent);
+    rig_free(g);
+}
+END_TEST
+
+static struct rig *small_rig(unsigned descriptors)
+{
+    struct rlimit small = {.rlim_cur = descriptors}, before; /* of this test's own process */
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    small.rlim_max = before.rlim_max;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &small), 0);
+    struct rig *g = rig_new(2);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0); /* our other ends need some too */
+    return g;
+}
+
+static void read_refusal(struct rig *g, int fd)
+{
+    uint8_t said[300];
+    struct frame f;
+    turn(g, never, 50);
+    ck_assert_int_gt((int)recv(fd, said, sizeof said, MSG_DONTWAIT), FRAME_HEADER_BYTES);
+    ck_assert_int_eq(frame_decode(said, &f), FRAME_OK);
+    ck_assert_uint_eq(f.kind, FRAME_EVENT);
+    ck_assert_uint_eq(f.method, EVENT_REFUSED);
+    ck_assert_int_eq((int)recv(fd, said, sizeof said, MSG_DONTWAIT), 0); /* and closed */
+    close(fd);
+}
+
+START_TEST(connection_too_many_is_told_so_and_the_others_go_on)
+{
+    enum { DESCRIPTORS = 64, TAKEN = DESCRIPTORS / 4 * 3 };
+    struct rig *g = small_rig(DESCRIPTORS);
+    struct asked a;
+    int fd[TAKEN - 1];
+    ask(g, &a, METHOD_LOOKUP, NULL, 0);
+    for (unsigned i = 0; i < TAKEN - 1; i++) {
+        fd[i] = raw_connect(g);
+        turn(g, never, 1);
+    }
+    read_refusal(g, raw_connect(g));
+    struct peer *first = g->peer, *late = peer_new(g->asking, g->address, &PEER_EVENTS, g);
+    g->peer = late;
+    ask(g, &a, METHOD_LOOKUP, NULL, 0);
+    turn(g, never, 500);
+    ck_assert_int_eq(a.rc, ERR_DISCONNECTED);
+    ck_assert_ptr_nonnull(strstr(peer_refusal(late), "as many connections as it takes"));
+    ck_assert_uint_le(g->downs, 8); /* it does not try without pause */
+    ck_assert_uint_eq(g->served->counts.refused, 1 + g->downs);
+    g->peer = first;
+    ask(g, &a, METHOD_LOOKUP, NULL, 0);
+    g->done = 0;
+    turn(g, one_done, 1000);
+    ck_assert_int_eq(a.rc, 0);
+    close(fd[0]);
+    turn(g, never, 1500);
+    g->peer = late;
+    g->done = 0;
+    ask(g, &a, METHOD_LOOKUP, NULL, 0);
+    turn(g, one_done, 1000);
+    ck_assert_int_eq(a.rc, 0);
+    ck_assert_ptr_null(peer_refusal(late));
+    for (unsigned i = 1; i < TAKEN - 1; i++) {
+        close(fd[i]);
+    }
+    peer_free(first);
+    rig_free(g);
+}
+END_TEST
+
+static bool four_gone(struct rig *g)
+{
+    return g->gone >= 4;
+}
+
+/* Frames that begin and do not end hold at most 64 MiB, whoever sends them. */
+START_TEST(frames_that_do_not_end_hold_bounded_memory)
+{
+    enum { SENDERS = 20 };
+    struct rig *g = rig_new(2);
+    struct frame f = {.kind = FRAME_REQUEST, .method = METHOD_LOOKUP, .id = 1};
+    uint8_t head[FRAME_HEADER_BYTES], *most = calloc(1, FRAME_BODY_MAX);
+    int fd[SENDERS];
+    f.body_len = FRAME_BODY_MAX;
+    frame_encode(head, &f);
+    for (unsigned i = 0; i < SENDERS; i++) {
+        fd[i] = raw_connect(g);
+        ck_assert_int_eq((int)write(fd[i], head, sizeof head), (int)sizeof head);
+        for (size_t at = 0; at < FRAME_BODY_MAX - 1;) {
+            ssize_t n =
+                send(fd[i], most + at, FRAME_BODY_MAX - 1 - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+            at += n > 0 ? (size_t)n : 0;
+            turn(g, never, 1);
+        }
+    }
+    turn(g, four_gone, 5000);
+    turn(g, never, 50);
+    ck_assert_uint_eq(g->gone, SENDERS - (64 << 20) / FRAME_BODY_MAX);
+    ck_assert_uint_eq(g->served->counts.faults[FRAME_TRUNCATED], g->gone);
+    for (unsigned i = 0; i < SENDERS; i++) {
+        close(fd[i]);
+    }
+    free(most);
+    rig_free(g);
+}
+END_TEST
+
 START_TEST(reader_that_does_not_read_is_not_served_without_bound)
 {
     struct rig *g = rig_new(4);
@@ -749,6 +879,9 @@ int main(void)
     tcase_add_test(t, counters_tell_faults_and_memory);
     tcase_add_test(t, reset_ends_open_calls_and_the_peer_connects_again);
     tcase_add_test(t, frame_that_never_ends_is_cut_off);
+    tcase_add_test(t, silent_connection_is_closed_and_one_that_spoke_is_not);
+    tcase_add_test(t, connection_too_many_is_told_so_and_the_others_go_on);
+    tcase_add_test(t, frames_that_do_not_end_hold_bounded_memory);
     tcase_add_test(t, reader_that_does_not_read_is_not_served_without_bound);
     tcase_add_test(t, session_runs_over_tcp);
     tcase_add_test(t, speed_is_printed);
