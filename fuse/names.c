@@ -205,6 +205,12 @@ uint64_t names_mark(struct names *n, uint64_t dir)
     return dir_get(n, dir)->mark;
 }
 
+bool names_busy(struct names *n, uint64_t dir)
+{
+    const struct name_dir *d = dir_find(n, dir);
+    return d != NULL && d->under_way > 0;
+}
+
 bool names_unchanged(struct names *n, uint64_t dir, uint64_t mark)
 {
     const struct name_dir *d = dir_find(n, dir);

@@ -25,6 +25,7 @@ void names_change_begin(struct names *n, uint64_t dir);
 void names_change_end(struct names *n, uint64_t dir);
 uint64_t names_mark(struct names *n, uint64_t dir);
 bool names_unchanged(struct names *n, uint64_t dir, uint64_t mark);
+bool names_busy(struct names *n, uint64_t dir); /* a change is under way */
 
 /* Complete: a name that is not known is not there. Lost when an entry has to go. */
 void names_set_complete(struct names *n, uint64_t dir, bool complete);

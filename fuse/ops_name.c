@@ -281,6 +281,13 @@ static bool is_held(struct task *t, uint64_t ino)
     return false;
 }
 
+/* Which inode a name that goes away leads to. While another change of the directory is under way, which only the death of
+ * its caller allows, nobody can say. */
+static uint64_t name_of(struct ops *o, uint64_t dir, struct bytes name)
+{
+    return names_busy(o->names, dir) ? 0 : names_find(o->names, dir, name);
+}
+
 static void remove_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
     if (rc == 0) {
@@ -302,7 +309,7 @@ static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, boo
     u.has_directory = 1;
     u.directory = directory;
     u.has_held = 1;
-    u.held = is_held(t, names_find(t->o->names, t->ino, t->name[0]));
+    u.held = is_held(t, name_of(t->o, t->ino, t->name[0]));
     names_drop(t->o->names, t->ino, t->name[0]);
     Cfs__Op op = CFS__OP__INIT;
     op.unlink = &u;
@@ -364,7 +371,7 @@ static void rename_submit(struct task *t, int rc)
         task_error(t, rc);
         return;
     }
-    uint64_t target = names_find(o->names, t->to_dir, t->name[1]);
+    uint64_t target = name_of(o, t->to_dir, t->name[1]);
     bool absent = target == 0 && names_complete(o->names, t->to_dir);
     Cfs__RenameOp r = CFS__RENAME_OP__INIT;
     r.parent = t->ino;

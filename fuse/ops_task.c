@@ -214,6 +214,22 @@ static void doubt(struct task *t)
     }
 }
 
+/* The kernel was told EINTR long ago and does not look at an answer: what it remembers of names, attributes and, where
+ * bytes were changed, pages is from before. */
+static void tell_kernel(struct task *t)
+{
+    const uint64_t touched[] = {t->to_dir, t->victim};
+    fuseloop_invalidate_inode(t->o->loop, ops_node(t->o, t->ino), t->local != NULL ? 0 : -1, 0);
+    for (unsigned i = 0; i < array_count(touched); i++) {
+        if (touched[i] != 0) {
+            fuseloop_invalidate_inode(t->o->loop, ops_node(t->o, touched[i]), -1, 0);
+        }
+    }
+    if (t->dir[0] != 0) { /* -ENOSYS before Linux 6.16: then names stay as they are for their time */
+        (void)fuseloop_invalidate_names(t->o->loop);
+    }
+}
+
 /* The command is answered, and the writer is still if that was asked for. */
 static void command_over(struct task *t)
 {
@@ -228,6 +244,9 @@ static void command_over(struct task *t)
             rc = status_to_rc(reply->status);
             take_attrs(t->o, reply);
         }
+    }
+    if (rc == 0 && t->r->fatal) {
+        tell_kernel(t);
     }
     changes_end(t, rc == 0);
     if (rc == ERR_DEADLINE) {

@@ -48,7 +48,7 @@ static struct world {
     struct writer_wait *quiet, *flush, *room;
     bool dirty, ended;
     int write_rc;
-    unsigned writes;
+    unsigned writes, names_invalidated;
     unsigned invalidated, resumed, truncated, forgotten, writer_started;
     uint64_t truncated_to;
     struct fuse_ctx ctx;
@@ -124,6 +124,12 @@ void fuseloop_invalidate_inode(struct fuseloop *f, uint64_t nodeid, int64_t offs
     (void)offset;
     (void)length;
     w.invalidated++;
+}
+int fuseloop_invalidate_names(struct fuseloop *f)
+{
+    (void)f;
+    w.names_invalidated++;
+    return 0;
 }
 const void *opreq_raw(const struct opreq *r)
 {

@@ -158,6 +158,38 @@ START_TEST(unlink_of_a_closed_file_is_not_held)
 }
 END_TEST
 
+static void answer_renamed(uint64_t ino, bool changed)
+{
+    Cfs__OpReply r = CFS__OP_REPLY__INIT;
+    Cfs__Attr a = attr_of(ino, S_IFREG | 0644, 2), parent = attr_of(ROOT, S_IFDIR | 0755, 2);
+    r.attr = &a;
+    r.parent = changed ? &parent : NULL;
+    answer_command(&r);
+}
+
+/* The killed caller does not keep others out of the directory any more, and its change may be of this name. */
+START_TEST(unlink_beside_a_change_of_a_killed_caller_is_held)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t moved = request(1), q = request(2);
+    w.current = &moved->r;
+    ops_rename(moved, FUSE_ROOT_ID, "g", FUSE_ROOT_ID, "f", 0);
+    moved->r.fatal = true;
+    w.current = &q->r;
+    ops_unlink(q, FUSE_ROOT_ID, "f");
+    Cfs__Ops *ops = sent(1);
+    ck_assert(ops->op[0]->unlink->held);
+    cfs__ops__free_unpacked(ops, NULL);
+    answer_renamed(8, true);
+    ck_assert_uint_eq(w.names_invalidated, 1); /* the kernel did not hear of its end */
+    ck_assert_uint_gt(w.invalidated, 0);
+    answer_removed(8, true);
+    ck_assert(moved->answered && q->answered);
+    free(moved);
+    free(q);
+}
+END_TEST
+
 START_TEST(unlink_of_an_unknown_name_is_held_and_let_go_behind)
 {
     bool held;
@@ -343,15 +375,6 @@ START_TEST(what_a_killed_caller_still_waited_for_is_not_done)
     free(cut);
 }
 END_TEST
-
-static void answer_renamed(uint64_t ino, bool changed)
-{
-    Cfs__OpReply r = CFS__OP_REPLY__INIT;
-    Cfs__Attr a = attr_of(ino, S_IFREG | 0644, 2), parent = attr_of(ROOT, S_IFDIR | 0755, 2);
-    r.attr = &a;
-    r.parent = changed ? &parent : NULL;
-    answer_command(&r);
-}
 
 START_TEST(rename_of_a_dirty_file_flushes_it_first)
 {
@@ -819,6 +842,7 @@ int main(void)
     tcase_add_test(c, create_is_repeated_with_its_number_and_finds_its_handle);
     tcase_add_test(c, directory_made_here_is_known_whole);
     tcase_add_test(c, unlink_of_a_closed_file_is_not_held);
+    tcase_add_test(c, unlink_beside_a_change_of_a_killed_caller_is_held);
     tcase_add_test(c, unlink_of_an_unknown_name_is_held_and_let_go_behind);
     tcase_add_test(c, orphan_is_released_after_its_last_handle_also_by_the_next_worker);
     tcase_add_test(c, open_waits_for_a_removal_that_said_not_held);
