@@ -40,8 +40,10 @@ apt_update() {
     updated=1
 }
 
+# Waits for another apt that runs (a fresh machine updates itself), keeps configuration files that were changed.
 apt_install() {
-    apt-get -qq -y --no-install-recommends "$@" >/tmp/cfs-deps.$$ 2>&1 && { rm -f /tmp/cfs-deps.$$; return 0; }
+    apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confdef \
+        -o Dpkg::Options::=--force-confold "$@" </dev/null >/tmp/cfs-deps.$$ 2>&1 && { rm -f /tmp/cfs-deps.$$; return 0; }
     cat /tmp/cfs-deps.$$ >&2
     rm -f /tmp/cfs-deps.$$
     return 1
@@ -82,23 +84,32 @@ install_raft() {
     raft_good || fail "libraft-dev is $(raft_version) after installing; $raft_min or newer is needed (0.15 loses committed entries)"
 }
 
-# Adds bookworm-backports by copying the machine's own first source with the suite replaced.
+# The machine's own source of bookworm with the suite replaced: the first entry of debian.sources, or line of
+# sources.list, that has the suite itself (not only its updates) and is no disc.
+backports_stanza() { # FILE
+    awk 'BEGIN { RS = ""; ORS = "\n" }
+        /(^|\n)Types:([^\n]*[ \t])?deb([ \t\n]|$)/ && /(^|\n)Suites:([^\n]*[ \t])?bookworm([ \t\n]|$)/ && !/(^|\n)Enabled:[ \t]*no/ && !/(^|\n)URIs:[ \t]*cdrom:/ { print; exit }' "$1" |
+        sed -E 's/^Suites:.*/Suites: bookworm-backports/; s/^Types:.*/Types: deb/'
+}
+backports_line() { # FILE
+    awk '$1 == "deb" {
+        for (i = 2; i < NF; i++)
+            if ($i !~ /^\[?cdrom:/ && $i ~ /^[a-z+]+:\// && $(i + 1) == "bookworm") { $(i + 1) = "bookworm-backports"; print; exit }
+        }' "$1"
+}
 add_backports() {
-    local to=/etc/apt/sources.list.d/cfs-backports
-    local deb822=/etc/apt/sources.list.d/debian.sources
-    if [ -f "$deb822" ]; then
-        awk 'BEGIN { RS = ""; } NR == 1 { print }' "$deb822" |
-            sed -E 's/^Suites:.*/Suites: bookworm-backports/' >"$to.sources"
-        say "added $to.sources (bookworm-backports)"
-    elif [ -f /etc/apt/sources.list ]; then
-        grep -E '^deb ' /etc/apt/sources.list | head -n 1 |
-            awk '{ for (i = 1; i <= NF; i++) if ($i ~ /:\/\/|^file:|^cdrom:/) { $(i + 1) = "bookworm-backports"; break } print }' >"$to.list"
-        say "added $to.list (bookworm-backports)"
-    else
-        fail "found no Debian package source to derive bookworm-backports from"
-    fi
+    local to=/etc/apt/sources.list.d/cfs-backports text=
+    [ -f /etc/apt/sources.list.d/debian.sources ] && text=$(backports_stanza /etc/apt/sources.list.d/debian.sources) && to=$to.sources
+    [ -z "$text" ] && [ -f /etc/apt/sources.list ] && text=$(backports_line /etc/apt/sources.list) && to=${to%.sources}.list
+    [ -n "$text" ] || fail "libraft-dev >= $raft_min is in bookworm-backports; found no package source of bookworm to derive that from: add it by hand"
+    printf '%s\n' "$text" >"$to" || fail "cannot write $to"
+    say "added $to (bookworm-backports)"
     updated=
-    apt_update
+    if ! apt-get -qq update; then
+        rm -f "$to" # else no later update would succeed
+        fail "the mirror of this machine has no bookworm-backports (removed $to again); libraft-dev >= $raft_min is needed from there"
+    fi
+    updated=1
 }
 
 case $what in
