@@ -28,6 +28,18 @@
  *
  * A failed write or sync (other than for want of space) makes the disk FAILED: it still reads. */
 
+/* Whether the index may be written. Somebody else may fill the filesystem to the last byte, whatever this server keeps free;
+ * LevelDB does not survive a write without room. Costs a system call. */
+static bool index_has_room(struct fragdisk *d)
+{
+    enum { INDEX_LEAST = 1 << 20 };
+    struct disk_space space;
+    if (d->disk->ops->space(d->disk, &space) == 0) {
+        d->space = space;
+    }
+    return d->space.free_bytes >= INDEX_LEAST;
+}
+
 static void add(_Atomic(uint64_t) *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
@@ -233,6 +245,13 @@ void fragdisk_put(struct fragdisk *d, struct frag_put *const puts[], unsigned n)
     struct index_place places[FRAGDISK_BATCH_MAX];
     unsigned same_as[FRAGDISK_BATCH_MAX], placed = 0;
     struct fragdisk_run run = {.records = 0};
+    if (!index_has_room(d)) {
+        for (unsigned i = 0; i < n; i++) {
+            puts[i]->rc = -ENOSPC;
+        }
+        fragdisk_publish(d);
+        return;
+    }
     for (unsigned i = 0; i < n; i++) {
         puts[i]->rc = -EINPROGRESS;
         same_as[i] = i;
@@ -383,7 +402,7 @@ int fragdisk_delete(struct fragdisk *d, uint32_t pg, uint64_t first, uint64_t co
     uint64_t n = 0;
     /* On a failed disk a record that was never answered may come to life at the next start, behind
      * the mark, where nothing knows yet that it is to be deleted. */
-    int rc = d->error != 0 ? -EIO : 0;
+    int rc = d->error != 0 ? -EIO : index_has_room(d) ? 0 : -ENOSPC;
     do {
         doomed.n = 0;
         rc = rc != 0 || count == 0 ? rc : index_walk_pg(d->index, pg, first, collect, &doomed);

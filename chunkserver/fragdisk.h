@@ -52,7 +52,8 @@ int fragdisk_read(struct fragdisk *d, const struct index_place *place, uint32_t 
 
 /* Deletes all fragments of ids [first, first + count) of a group. Durable, and to be answered, when
  * fragdisk_sync has returned 0, which serves many deletes; nothing else but deletes may come before
- * it. Space comes back by fragdisk_tidy. -EIO on a failed disk, whatever could be done. */
+ * it. Space comes back by fragdisk_tidy. -EIO on a failed disk, whatever could be done. -ENOSPC:
+ * others have filled the filesystem, nothing was done, try again later. */
 int fragdisk_delete(struct fragdisk *d, uint32_t pg, uint64_t first, uint64_t count,
                     uint64_t *deleted);
 int fragdisk_sync(struct fragdisk *d); /* one sync of the index */

@@ -14,7 +14,7 @@
  * Compaction copies, syncs, and enters the new places in the index, synced, before the old
  * segment counts as free. A crash before that leaves two equal copies, of which the index knows
  * one; the other is dead space. */
-enum { HOLES_PER_STEP = 32, COMPACT_BATCH = 256, FREE_SMALL_KEPT = 1 };
+enum { TIDY_LEAST = 1 << 20, HOLES_PER_STEP = 32, COMPACT_BATCH = 256, FREE_SMALL_KEPT = 1 };
 
 struct holes {
     struct index_hole hole[HOLES_PER_STEP];
@@ -240,8 +240,8 @@ static bool spare_step(struct fragdisk *d)
 bool fragdisk_tidy(struct fragdisk *d)
 {
     bool more = false;
-    if (d->error != 0) {
-        return false;
+    if (d->error != 0 || d->space.free_bytes < TIDY_LEAST) {
+        return false; /* each step writes to the index; the next refresh may find room */
     }
     if (d->holes) {
         more = punch_step(d);

@@ -46,12 +46,14 @@ static void put_batch(struct store_disk *sd, struct frag_op **ops, unsigned n)
 /* Deletes share one sync of the index; only then are they answered, and may tidying punch. */
 static void delete_batch(struct store_disk *sd, struct frag_op **ops, unsigned n)
 {
+    bool any = false;
     for (unsigned i = 0; i < n; i++) {
         const struct frag_key *key = &ops[i]->fragment.key;
         uint64_t deleted = 0;
         ops[i]->rc = fragdisk_delete(sd->disk, key->pg, key->id, ops[i]->count, &deleted);
+        any = any || ops[i]->rc == 0;
     }
-    int rc = n > 0 ? fragdisk_sync(sd->disk) : 0;
+    int rc = any ? fragdisk_sync(sd->disk) : 0;
     for (unsigned i = 0; i < n; i++) {
         ops[i]->rc = rc != 0 ? rc : ops[i]->rc;
         finish(sd, ops[i]);

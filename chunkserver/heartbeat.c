@@ -45,6 +45,7 @@ struct heartbeat {
         size_t order;
     } op[ORDER_WINDOW];
     unsigned deleting; /* of op, in the store */
+    struct log_limit order_limit;
 };
 
 static void beat(struct timer *t);
@@ -299,7 +300,11 @@ static void range_deleted(struct frag_op *op)
     struct heartbeat *h = one->heartbeat;
     if (op->rc != 0) {
         h->order_failed[one->order] = true; /* not reported as done: it will be given again */
-        log_warn("order not carried out error=%s text=\"%s\"", err_name(op->rc), err_text(op->rc));
+        unsigned long suppressed = 0;
+        if (log_allowed(&h->order_limit, timers_now(h->timers), &suppressed)) {
+            log_warn("order not carried out error=%s text=\"%s\" suppressed=%lu", err_name(op->rc),
+                     err_text(op->rc), suppressed);
+        }
     }
     if (--h->deleting == 0) {
         orders_next(h);

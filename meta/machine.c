@@ -22,6 +22,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "log.pb-c.h"
+#include "meta/room.h"
 
 enum {
     OUTSTANDING_MAX = 2048, /* entries proposed and not yet applied */
@@ -78,6 +79,8 @@ struct machine {
     bool stopping;
     atomic_bool log_full; /* written by the log worker while it waits for room */
     atomic_bool closing;  /* tells it to wait no longer */
+    struct room room;     /* looked at by the log worker */
+    struct list stalled;  /* the store worker's: entries that wait for room to be applied */
 
     struct list waiting;  /* proposals not submitted yet */
     struct list pending;  /* submitted, in order of index */
@@ -277,6 +280,9 @@ static void run_other(struct machine *m, struct log_job *j)
         break;
     default:
         j->rc = m->options.disk->ops->space(m->options.disk, &j->space);
+        if (j->rc == 0 && room_look(&m->room, j->space.free_bytes)) {
+            j->rc = m->options.disk->ops->space(m->options.disk, &j->space);
+        }
         break;
     }
     j->log_bytes = raft_log_bytes(m->log);
@@ -320,11 +326,7 @@ static void run_apply(struct machine *m, struct apply_job *j)
 
 static void run_read(struct machine *m, struct machine_read *r)
 {
-    if (r->query) {
-        r->rc = fsm_query(m->fsm, r->method, r->request, &r->reply);
-    } else {
-        r->rc = fsm_read(m->fsm, r->method, r->request, &r->reply);
-    }
+    r->rc = (r->query ? fsm_query : fsm_read)(m->fsm, r->method, r->request, &r->reply);
 }
 
 static void apply_done(struct work *w);
@@ -333,6 +335,7 @@ static void read_done(struct work *w);
 static void run_sync(struct machine *m, struct sync_job *s)
 {
     struct kv *kv = m->options.kv;
+    s->sync = s->sync && list_empty(&m->stalled); /* that is a write too */
     s->rc = s->sync ? kv->ops->sync(kv) : 0;
     s->applied = fsm_applied(m->fsm);
     kv->ops->stats(kv, &s->stats);
@@ -341,9 +344,19 @@ static void run_sync(struct machine *m, struct sync_job *s)
 void machine_run_store(void *machine, struct worker *w, struct list *works)
 {
     struct machine *m = machine;
+    struct list all; /* what waited, then what has come; housekeeping comes each second */
+    list_take_all(&m->stalled, &all);
     list_for_each_safe(node, follow, works) {
+        list_remove(node);
+        list_add_tail(&all, node);
+    }
+    list_for_each_safe(node, follow, &all) {
         struct work *x = list_entry(node, struct work, letter.node);
         list_remove(node);
+        if (x->on_done == apply_done && (!list_empty(&m->stalled) || !room_for_state(&m->room))) {
+            list_add_tail(&m->stalled, node); /* reads go on */
+            continue;
+        }
         if (x->on_done == apply_done) {
             run_apply(m, container_of(x, struct apply_job, work));
         } else if (x->on_done == read_done) {
@@ -510,24 +523,19 @@ static void on_append(void *ctx, uint64_t first, struct replica_entry *const *en
 
 static void on_send(void *ctx, uint64_t server, const char *address, struct bytes message)
 {
-    (void)ctx;
-    (void)server;
-    (void)address;
+    (void)ctx, (void)server, (void)address;
     (void)message; /* a group of one has nobody to write to; METHOD_RAFT is refused by name */
 }
 
 static int on_snapshot(void *ctx, uint64_t index, struct buf *out)
 {
-    (void)ctx;
-    (void)index;
-    (void)out;
+    (void)ctx, (void)index, (void)out;
     return ERR_UNKNOWN_CALL;
 }
 
 static void on_install(void *ctx, const struct raft_log_state *state, struct bytes data)
 {
-    (void)state;
-    (void)data;
+    (void)state, (void)data;
     fatal(ctx, "a snapshot was sent, and this version cannot install one", ERR_UNKNOWN_CALL);
 }
 
@@ -863,6 +871,8 @@ int machine_open(const struct machine_options *options, struct machine **out)
     list_init(&m->refused);
     list_init(&m->late_reads);
     list_init(&m->spare_applies);
+    list_init(&m->stalled);
+    room_init(&m->room, options->disk, options->reserve_bytes);
     buf_init(&m->lead_body);
     buf_init(&m->cluster_query.reply);
     raft_log_state_init(&m->boot);
@@ -947,6 +957,11 @@ int machine_close(struct machine *m)
         rc = m->options.kv->ops->sync(m->options.kv);
     }
     struct apply_job *j;
+    while ((j = list_first(&m->stalled, struct apply_job, work.letter.node)) != NULL) {
+        list_remove(&j->work.letter.node);
+        replica_entry_unref(j->entry);
+        list_add_head(&m->spare_applies, &j->node);
+    }
     while ((j = list_first(&m->spare_applies, struct apply_job, node)) != NULL) {
         list_remove(&j->node);
         fsm_effects_release(&j->effects);
@@ -974,7 +989,7 @@ struct machine_state machine_state(const struct machine *m)
         .free_bytes = m->space.free_bytes,
         .reserve_bytes = m->options.reserve_bytes,
         .refusing = below_reserve(m),
-        .log_waiting = atomic_load(&m->log_full),
+        .log_waiting = atomic_load(&m->log_full) || atomic_load(&m->room.full),
         .space_unknown = !m->space_known,
         .outstanding = m->outstanding,
         .commits = m->commits,

@@ -49,10 +49,11 @@ struct machine_events {
 struct machine_options {
     uint32_t id;
     const char *address;
-    struct disk *disk;    /* its root holds "raft"; used by the log worker only, once started */
+    struct disk *disk;    /* its root holds "raft"; used by the log worker, once started; the store worker
+                             asks for its space */
     struct kv *kv;        /* used by the store worker only, once started */
     uint64_t log_segment_bytes; /* 0: default */
-    uint64_t reserve_bytes; /* below this only what frees is proposed */
+    uint64_t reserve_bytes; /* below this only what frees is proposed; room.h has what is kept beside it */
     uint64_t random;
     struct timers *timers;
     /* Packed LogBootstrap: makes a new cluster where there is none. Empty: refuse (ERR_NOT_FOUND). */
@@ -86,7 +87,7 @@ struct machine_state {
     uint64_t log_bytes, state_bytes, memory_bytes;
     uint64_t free_bytes, reserve_bytes;
     bool refusing;      /* below the reserve */
-    bool log_waiting;   /* the log finds no room at all: commands wait */
+    bool log_waiting;   /* log or state find no room at all: commands wait */
     bool space_unknown;
     unsigned outstanding; /* proposals */
     uint64_t commits, syncs; /* entries and log writes since the start */

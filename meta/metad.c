@@ -4,7 +4,8 @@
  * Threads: the loop (RPC, Raft, sessions, heartbeats; never touches LevelDB or the log), the log's (append and
  * sync) and the store's (apply and reads). They talk through mailboxes only.
  *
- * Directory: `cfs-meta` says whose it is, `lock` is held while a server runs, `raft/` is the log, `state/` LevelDB. */
+ * Directory: `cfs-meta` says whose it is, `lock` is held while a server runs, `raft/` is the log, `state/` LevelDB,
+ * `ballast` room for the worst case (room.h). */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@
 #include "base/prng.h"
 #include "log.pb-c.h"
 #include "meta/meta_service.h"
+#include "meta/room.h"
 #include "meta/store_thread.h"
 #include "rpc/tcp.h"
 #include "store/disk_posix.h"
@@ -413,20 +415,6 @@ static void pack_bootstrap(struct metad *d, const struct config *c)
     cfs__log_bootstrap__pack(&m, buf_extend(&d->bootstrap, cfs__log_bootstrap__get_packed_size(&m)));
 }
 
-static int open_state(struct metad *d, const struct config *c)
-{
-    char *path = xasprintf("%s/state", c->dir);
-    const struct kv_leveldb_options ko = {
-        .write_buffer_bytes = c->write_buffer, .cache_bytes = c->cache, .create = true};
-    int rc = kv_leveldb_open(path, &ko, &d->kv);
-    int status = rc != 0 ? complain("cannot open the state in", path, rc) : 0;
-    free(path);
-    if (status == 0 && (rc = disk_posix_open(c->dir, &d->disk)) != 0) {
-        status = complain("cannot open", c->dir, rc);
-    }
-    return status;
-}
-
 static uint64_t reserve_of(const struct metad *d, const struct config *c)
 {
     struct disk_space space;
@@ -435,6 +423,23 @@ static uint64_t reserve_of(const struct metad *d, const struct config *c)
     }
     const uint64_t want = 16 * c->write_buffer;
     return want < space.total_bytes / 10 ? want : space.total_bytes / 10;
+}
+
+static int open_state(struct metad *d, const struct config *c)
+{
+    int rc = disk_posix_open(c->dir, &d->disk);
+    if (rc != 0) {
+        return complain("cannot open", c->dir, rc);
+    }
+    struct room room; /* LevelDB writes when it is opened */
+    room_init(&room, d->disk, reserve_of(d, c));
+    char *path = xasprintf("%s/state", c->dir);
+    const struct kv_leveldb_options ko = {
+        .write_buffer_bytes = c->write_buffer, .cache_bytes = c->cache, .create = true};
+    rc = kv_leveldb_open(path, &ko, &d->kv);
+    const int status = rc != 0 ? complain("cannot open the state in", path, rc) : 0;
+    free(path);
+    return status;
 }
 
 static int open_machine(struct metad *d, const struct config *c)

@@ -57,7 +57,7 @@ static void metadata(Cfs__StatusReply *r, bool log_waiting)
     for (size_t i = 0; i < r->n_meta; i++) {
         const Cfs__StatusReply__Meta *m = r->meta[i];
         if (log_waiting) {
-            say(r, "Metadata server %u has no room for its log: all changes wait. Make room on its disk.",
+            say(r, "Metadata server %u has no room for its log or state: all changes wait. Make room on its disk.",
                 m->id);
         } else if (m->refusing_writes) {
             say(r, "Metadata server %u has %" PRIu64 " MiB left on its disk, less than its reserve of %" PRIu64

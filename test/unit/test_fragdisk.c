@@ -279,6 +279,40 @@ START_TEST(full_disk_refuses_puts_before_it_is_full_and_deletes_go_on)
 }
 END_TEST
 
+/* LevelDB does not survive a write that finds no room, and others may fill the filesystem. */
+START_TEST(filesystem_without_a_byte_left_is_waited_for)
+{
+    struct world w;
+    struct fragdisk_state s;
+    world_init(&w);
+    for (uint64_t id = 1; id <= 8; id++) {
+        ck_assert_int_eq(put_one(&w, id, id % 2 == 0 ? 128 * KIB : 8 * KIB), 0);
+    }
+    ck_assert_int_eq(delete_one(&w, 8, 1), 0);
+    disk_mem_set_total(w.disk, disk_mem_used(w.disk));
+    fragdisk_refresh(w.d);
+    kv_mem_fail_at(w.index, 0);
+    uint64_t n = 0;
+    ck_assert_int_eq(put_one(&w, 100, 8 * KIB), -ENOSPC);
+    ck_assert_int_eq(fragdisk_delete(w.d, 7, 1, 4, &n), -ENOSPC);
+    tidy(&w);
+    ck_assert(!kv_mem_failed(w.index));
+    ck_assert_int_eq(fragdisk_error(w.d), 0);
+    ck_assert_int_eq(check_one(&w, 1, 8 * KIB), 0);
+    disk_mem_set_total(w.disk, WORLD_BYTES);
+    kv_mem_fail_at(w.index, 1000000);
+    fragdisk_refresh(w.d);
+    fragdisk_state(w.d, &s);
+    ck_assert_int_eq((int)s.health, FRAGDISK_GOOD);
+    ck_assert_int_eq(delete_one(&w, 1, 4), 0);
+    ck_assert_int_eq(put_one(&w, 100, 8 * KIB), 0);
+    tidy(&w);
+    ck_assert_int_eq(check_one(&w, 5, 8 * KIB), 0);
+    ck_assert_int_eq(check_one(&w, 1, 8 * KIB), ERR_NOT_FOUND);
+    world_release(&w);
+}
+END_TEST
+
 START_TEST(lost_index_is_made_again_from_the_segments)
 {
     struct world w;
@@ -573,6 +607,7 @@ int main(void)
     tcase_add_test(basic, deleted_space_comes_back_and_small_segments_are_compacted);
     tcase_add_test(basic, unreadable_sector_met_by_compaction_does_not_fail_the_disk);
     tcase_add_test(basic, full_disk_refuses_puts_before_it_is_full_and_deletes_go_on);
+    tcase_add_test(basic, filesystem_without_a_byte_left_is_waited_for);
     tcase_add_test(basic, lost_index_is_made_again_from_the_segments);
     tcase_add_test(basic, flipped_byte_is_found_and_counted);
     tcase_add_test(basic, rotten_segment_header_loses_nothing);

@@ -9,6 +9,8 @@
 #include "test/lib/kv_mem.h"
 #include "test/lib/suite.h"
 
+enum { TOTAL = 64 << 20, RESERVE = 8 << 20, BALLAST = RESERVE / 2 };
+
 /* One machine on a disk and a store in memory; its workers work when the test says so. */
 struct hand_worker {
     struct worker base;
@@ -119,6 +121,7 @@ static void start(void)
     const size_t len = cfs__log_bootstrap__pack(&b, packed);
     const struct machine_options o = {.id = 1, .address = "1", .disk = disk, .kv = kv,
                                       .log_segment_bytes = 256 << 10, .random = 3,
+                                      .reserve_bytes = RESERVE,
                                       .timers = &timers, .bootstrap = BYTES(packed, len),
                                       .events = &events, .observe = observe};
     n_times = 0;
@@ -140,7 +143,7 @@ static void stop(void)
 
 static void begin(void)
 {
-    disk = disk_mem_new(64 << 20);
+    disk = disk_mem_new(TOTAL);
     disk_mem_keep(disk);
     kv = kv_mem_new();
     kv_mem_keep(kv);
@@ -160,6 +163,11 @@ static void end(void)
 static void proposed(struct proposal *p)
 {
     ck_assert_int_eq(p->rc, 0);
+}
+
+static void proposed_or_cancelled(struct proposal *p)
+{
+    ck_assert(p->rc == 0 || p->rc == ERR_CANCELLED);
 }
 
 static void propose_noop(void)
@@ -193,10 +201,82 @@ START_TEST(time_goes_on_while_the_clock_is_behind)
 }
 END_TEST
 
+static unsigned n_done;
+static void counted(struct proposal *p)
+{
+    ck_assert_int_eq(p->rc, 0);
+    n_done++;
+}
+
+static void was_read(struct machine_read *r)
+{
+    ck_assert_int_eq(r->rc, 0);
+    n_done++;
+}
+
+static void seconds(unsigned n)
+{
+    for (unsigned i = 0; i < 11 * n; i++) {
+        pump();
+    }
+}
+
+/* LevelDB does not survive a write without room, so none is tried. */
+START_TEST(a_disk_that_others_fill_to_the_last_byte_stops_changes_but_not_the_server)
+{
+    static struct proposal p[3];
+    struct machine_read r = {.method = FSM_QUERY_COUNTERS, .query = true, .on_done = was_read};
+    buf_init(&r.reply);
+    n_done = 0;
+    seconds(1);
+    uint64_t used = disk_mem_used(disk);
+    disk_mem_set_total(disk, used + (1 << 20)); /* the ballast goes, and changes go on */
+    seconds(3);
+    ck_assert_uint_le(disk_mem_used(disk), used - BALLAST);
+    propose_noop();
+    ck_assert(!machine_state(machine).log_waiting);
+    disk_mem_set_total(disk, disk_mem_used(disk)); /* now there is nothing left to give */
+    for (int i = 0; i < 3; i++) {
+        p[i] = (struct proposal){.type = ENTRY_NOOP, .on_done = counted};
+        machine_propose(machine, &p[i]);
+        seconds(1);
+    }
+    ck_assert_uint_eq(n_done, 0);
+    ck_assert(machine_state(machine).log_waiting);
+    machine_read(machine, &r);
+    pump();
+    ck_assert_uint_eq(n_done, 1); /* it still reads */
+    disk_mem_set_total(disk, TOTAL);
+    seconds(3);
+    ck_assert_uint_eq(n_done, 4);
+    ck_assert(!machine_state(machine).log_waiting);
+    ck_assert_uint_ge(disk_mem_used(disk), used - (1 << 20)); /* the ballast is there again */
+    buf_release(&r.reply);
+}
+END_TEST
+
+START_TEST(changes_that_wait_for_room_are_cancelled_at_the_end_and_done_after_a_restart)
+{
+    static struct proposal p;
+    disk_mem_set_total(disk, 0);
+    p = (struct proposal){.type = ENTRY_NOOP, .on_done = proposed_or_cancelled};
+    machine_propose(machine, &p);
+    seconds(1);
+    const uint64_t before = machine_state(machine).applied;
+    stop();
+    disk_mem_set_total(disk, TOTAL);
+    start();
+    seconds(2);
+    ck_assert_uint_gt(machine_state(machine).applied, before);
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("machine");
     tcase_add_checked_fixture(t, begin, end);
     tcase_add_test(t, time_goes_on_while_the_clock_is_behind);
+    tcase_add_test(t, a_disk_that_others_fill_to_the_last_byte_stops_changes_but_not_the_server);
+    tcase_add_test(t, changes_that_wait_for_room_are_cancelled_at_the_end_and_done_after_a_restart);
     return suite_run("machine", t);
 }
