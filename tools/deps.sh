@@ -12,8 +12,8 @@ export DEBIAN_FRONTEND=noninteractive
 build_packages="gcc make pkg-config libfuse3-dev fuse3 libuv1-dev libleveldb-dev libisal-dev libssl-dev
     libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libnghttp2-dev g++ procps util-linux"
 check_packages="check clang clang-tidy cppcheck libclang-rt-14-dev acl attr sqlite3 fio rsync git
-    stress-ng dbench xz-utils e2fsprogs iproute2 python3"
-bench_packages="glusterfs-server glusterfs-client sqlite3 fio dbench git attr"
+    stress-ng dbench xz-utils e2fsprogs iproute2 python3 openssl"
+bench_packages="glusterfs-server glusterfs-client sqlite3 fio dbench git attr openssl"
 # The server alone, without the service that mariadb-server would start.
 long_packages="mariadb-server-core mariadb-client-core"
 raft_min=0.22
