@@ -15,6 +15,7 @@
 enum {
     KEEP_NEWEST = 64,
     EXTENTS_MAX = 16384, /* of one inode; beyond it only the newest answer is kept */
+    EXTENTS_FEW = 16,
     ATTR_INLINE = 1
 };
 
@@ -80,6 +81,14 @@ static bool evictable(struct itable *t, struct inode *in)
     return in->writer_state == NULL;
 }
 
+/* What is known of the extents of an inode that stays can be asked for again. */
+static void shrink_extents(struct inode *in)
+{
+    if (in->pins == 0 && in->extents_cap > EXTENTS_FEW) {
+        itable_drop_extents(in);
+    }
+}
+
 /* Looks at a bounded number of the coldest; those that are needed go to the warm end. */
 static void shrink(struct itable *t)
 {
@@ -89,6 +98,7 @@ static void shrink(struct itable *t)
         if (evictable(t, in)) {
             inode_free(t, in);
         } else {
+            shrink_extents(in);
             list_remove(&in->lru);
             list_add_tail(&t->lru, &in->lru);
         }

@@ -17,7 +17,13 @@
  * extents that were used are older); blocks fail (planned again after a pause, with fresh extents,
  * until READER_LOST_MS, or at once EIO when every failure was definite twice); the cache has no
  * room (waits until others finish). */
-enum { FETCHES_MAX = 1000, STARVED_MS = 5, DEFINITE_TRIES = 2, SEQUENTIAL_SLACK = 1 << 20 };
+enum {
+    PART_LEAST = 64,
+    FETCHES_MAX = 1000,
+    STARVED_MS = 5,
+    DEFINITE_TRIES = 2,
+    SEQUENTIAL_SLACK = 1 << 20
+};
 
 static uint64_t now_ms(const struct reader *r)
 {
@@ -55,22 +61,30 @@ void reader_free(struct reader *r)
 
 /* ---- ending ---- */
 
-static void drop_pieces(struct job *job)
+static void unpin_pieces(struct job *job)
 {
-    struct reader *r = job->r;
     for (unsigned i = 0; i < job->n_pieces; i++) {
         struct bwait *wait = &job->piece[i].wait;
         list_remove(&wait->node);
         if (wait->block != NULL) {
-            block_unpin(r, wait->block);
+            block_unpin(job->r, wait->block);
         }
     }
+    job->n_pieces = 0;
+}
+
+static void drop_pieces(struct job *job)
+{
+    struct reader *r = job->r;
+    unpin_pieces(job);
     for (unsigned i = 0; i < job->n_own; i++) {
         block_unpin(r, job->own[i]);
     }
     free(job->own);
     job->own = NULL;
-    job->n_own = job->n_pieces = 0;
+    job->n_own = 0;
+    job->in_parts = false;
+    job->got = 0;
     r->reserved -= job->cost;
     job->cost = 0;
 }
@@ -188,23 +202,27 @@ static void fill_content(struct job *job, uint32_t bytes)
     fill(job, have, bytes - have, NULL);
 }
 
+static void fill_pieces(struct job *job)
+{
+    for (unsigned i = 0; i < job->n_pieces; i++) {
+        fill(job, job->got, job->piece[i].len, piece_bytes(job, &job->piece[i]));
+        job->got += job->piece[i].len;
+    }
+}
+
 /* Private copy, with the dirty pages on top. False: no blocks. */
 static bool answer_copied(struct job *job)
 {
     struct read_request *rr = job->rr;
     struct reader *r = job->r;
     const uint32_t bytes = rr->bytes;
-    if (!own_blocks(job, bytes)) {
+    if (job->own == NULL && !own_blocks(job, bytes)) {
         return false;
     }
     if (job->from_content) {
         fill_content(job, bytes);
     }
-    uint32_t at = 0;
-    for (unsigned i = 0; i < job->n_pieces; i++) {
-        fill(job, at, job->piece[i].len, piece_bytes(job, &job->piece[i]));
-        at += job->piece[i].len;
-    }
+    fill_pieces(job);
     rr->n_iov = job->n_own;
     for (unsigned i = 0; i < job->n_own; i++) {
         const uint32_t from = i * BLOCK_BYTES, left = bytes - from;
@@ -262,6 +280,24 @@ static void blocks_failed(struct job *job)
     timers_arm(r->client->timers, &job->retry, now_ms(r) + (sure ? 0 : LOST_RETRY_MS));
 }
 
+/* The blocks of one part are there: copies it, and goes on with the next, from the loop. False: it
+ * is the last one. */
+static bool part_there(struct job *job)
+{
+    uint64_t bytes = job->got;
+    for (unsigned i = 0; i < job->n_pieces; i++) {
+        bytes += job->piece[i].len;
+    }
+    if (bytes >= job->rr->bytes) {
+        return false;
+    }
+    fill_pieces(job);
+    unpin_pieces(job);
+    job->retry.on_due = retry_due;
+    timers_arm(job->r->client->timers, &job->retry, now_ms(job->r));
+    return true;
+}
+
 static void blocks_there(struct job *job)
 {
     struct read_request *rr = job->rr;
@@ -276,8 +312,15 @@ static void blocks_there(struct job *job)
         job_plan(job);
         return;
     }
-    const bool over =
-        job->from_content || writer_touches(r->client->writer, in, rr->offset, rr->bytes);
+    if (job->in_parts && job->own == NULL && !own_blocks(job, rr->bytes)) {
+        starve(job);
+        return;
+    }
+    if (job->in_parts && part_there(job)) {
+        return;
+    }
+    const bool over = job->in_parts || job->from_content ||
+                      writer_touches(r->client->writer, in, rr->offset, rr->bytes);
     if (!over && answer_pointed(job)) {
         answer(job, 0);
     } else if (answer_copied(job)) {
@@ -581,10 +624,10 @@ static int plan_source(struct job *job, uint64_t end, struct want **want)
 {
     struct read_request *rr = job->rr;
     struct inode *in = rr->inode;
-    const uint64_t server_size = (uint64_t)in->st.st_size;
+    const uint64_t server_size = (uint64_t)in->st.st_size, from = rr->offset + job->got;
     job->from_content = false;
-    if (writer_covers(job->r->client->writer, in, rr->offset, end - rr->offset)) {
-        add_hole(job, end - rr->offset, want);
+    if (writer_covers(job->r->client->writer, in, from, end - from)) {
+        add_hole(job, end - from, want);
         return 0;
     }
     if ((in->attr_flags & 1) && server_size > 0) {
@@ -597,13 +640,32 @@ static int plan_source(struct job *job, uint64_t end, struct want **want)
         return 0;
     }
     const uint64_t to = end < server_size ? end : server_size;
-    if (!known(in, rr->offset, to)) {
-        const bool partly = in->extents_from <= rr->offset && in->extents_to > rr->offset;
+    if (!known(in, from, to)) {
+        const bool partly = in->extents_from <= from && in->extents_to > from;
         job->fetches++;
-        layout_fetch(job->r, in, partly ? in->extents_to : rr->offset, job, NULL);
+        layout_fetch(job->r, in, partly ? in->extents_to : from, job, NULL);
         return -EAGAIN;
     }
-    return collect(job, rr->offset, end, want) ? 0 : -EIO;
+    return collect(job, from, end, want) ? 0 : -EIO;
+}
+
+/* Many small extents may need more blocks than there are: then it goes on part by part. */
+static void take_part(struct job *job)
+{
+    const unsigned quarter = job->r->n_blocks / 4,
+                   most = quarter > PART_LEAST ? quarter : PART_LEAST;
+    if (job->n_pieces > most) {
+        job->n_pieces = most;
+        job->in_parts = true;
+    }
+}
+
+/* What was copied so far is of an older state of the file: from the start. */
+static bool is_outdated(const struct job *job, uint64_t bytes)
+{
+    const struct inode *in = job->rr->inode;
+    return job->in_parts && (bytes != job->rr->bytes || (in->attr_flags & 1) ||
+                             in->pages_dropped != job->pages_dropped);
 }
 
 /* Blocks that a job may hold: those of its pieces, and those of a private copy. */
@@ -631,6 +693,9 @@ void job_plan(struct job *job)
     const uint64_t end = rr->offset >= size               ? rr->offset
                          : size - rr->offset < rr->length ? size
                                                           : rr->offset + rr->length;
+    if (is_outdated(job, end - rr->offset)) {
+        drop_pieces(job);
+    }
     rr->bytes = (uint32_t)(end - rr->offset);
     rr->n_iov = 0;
     if (rr->bytes == 0) {
@@ -649,22 +714,26 @@ void job_plan(struct job *job)
         }
         return;
     }
+    take_part(job);
+    const bool first = job->cost == 0; /* a later part takes the place of the one before */
     const uint64_t cost = cost_of(job, rr->bytes);
-    if (r->reserved > 0 && r->reserved + cost > r->n_blocks / 2) {
+    if (first && r->reserved > 0 && r->reserved + cost > r->n_blocks / 2) {
         free(want);
         job->n_pieces = 0;
         starve(job);
         return;
     }
-    job->cost = cost;
-    r->reserved += cost;
+    if (first) {
+        job->cost = cost;
+        r->reserved += cost;
+    }
     const bool started = job->from_content || start_blocks(job, want);
     free(want);
     if (!started) {
         starve(job);
         return;
     }
-    if (!job->from_content) {
+    if (first && !job->from_content) {
         read_ahead(job, end);
     }
     if (job->from_content || --job->pending == 0) {

@@ -117,6 +117,8 @@ struct job {
     int rc;
     bool sure; /* all failures were definite */
     bool from_content, done;
+    bool in_parts; /* more pieces than blocks: copied out part by part */
+    uint32_t got;  /* bytes of the answer in own, while in parts */
     unsigned failures, fetches;
     struct timer retry;
 };

@@ -51,6 +51,29 @@ START_TEST(content_goes_when_the_file_has_changed)
 }
 END_TEST
 
+/* An open file stays, but what is known of its extents can be asked for again. */
+START_TEST(extents_of_open_files_are_bounded_too)
+{
+    struct itable *t = itable_new(&client, 256 << 10);
+    for (uint64_t ino = 1; ino <= 100; ino++) {
+        struct inode *in = take(t, ino, 1 << 20, 1, 0);
+        Cfs__ExtentsReply nothing = CFS__EXTENTS_REPLY__INIT;
+        nothing.covered_to = UINT64_MAX;
+        in->opens = 1;
+        itable_take_extents(t, in, 0, &nothing);
+        for (uint64_t i = 0; i < 200; i++) {
+            const struct iextent e = {.offset = i * 8192, .length = 4096, .kind = 2};
+            itable_put_extent(in, &e);
+        }
+    }
+    ck_assert_uint_lt(itable_memory(t), 512 << 10);
+    ck_assert(itable_find(t, 1)->attr_valid);
+    struct inode *last = itable_find(t, 100);
+    ck_assert_uint_eq(last->n_extents, 200);
+    itable_free(t);
+}
+END_TEST
+
 START_TEST(what_the_arena_adds_lies_on_top)
 {
     struct itable *t = itable_new(&client, 1 << 20);
@@ -239,6 +262,7 @@ int main(void)
     tcase_set_timeout(t, 30);
     tcase_add_test(t, an_older_answer_does_not_replace_a_newer_one);
     tcase_add_test(t, content_goes_when_the_file_has_changed);
+    tcase_add_test(t, extents_of_open_files_are_bounded_too);
     tcase_add_test(t, what_the_arena_adds_lies_on_top);
     tcase_add_test(t, memory_is_bounded_and_what_is_used_stays);
     tcase_add_test(t, forget_drops_what_nobody_uses);

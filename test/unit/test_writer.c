@@ -238,6 +238,30 @@ START_TEST(random_writes_read_back_as_the_model_says)
 }
 END_TEST
 
+/* Each in a stripe of its own, so that one read needs more blocks than the cache has (256). */
+START_TEST(one_read_may_have_more_pieces_than_the_cache_has_blocks)
+{
+    struct rig g = rig_new(22);
+    uint8_t *want = calloc(1, MIB), *got = calloc(1, MIB);
+    cluster_fill(want + MIB - 5000, MIB - 5000, 5000, 1);
+    write_version(&g, MIB - 5000, 5000, 1);
+    for (unsigned i = 0; i < 400; i++) {
+        const uint64_t at = (uint64_t)i * 2500;
+        cluster_fill(want + at, at, 700, 2);
+        write_version(&g, at, 700, 2);
+        ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    }
+    fresh_worker(&g);
+    ck_assert_int_eq(worker_read(g.w, g.ino, 0, got, MIB), MIB);
+    ck_assert_mem_eq(got, want, MIB);
+    ck_assert_int_eq(worker_read(g.w, g.ino, 1000, got, MIB - 2000), MIB - 2000);
+    ck_assert_mem_eq(got, want + 1000, MIB - 2000);
+    free(want);
+    free(got);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(dirty_data_is_flushed_by_age)
 {
     struct rig g = rig_new(7);
@@ -590,6 +614,7 @@ int main(void)
     tcase_add_test(t, a_file_that_outgrows_its_inline_content_keeps_it);
     tcase_add_test(t, appends_to_one_page_do_not_pile_up_extents);
     tcase_add_test(t, random_writes_read_back_as_the_model_says);
+    tcase_add_test(t, one_read_may_have_more_pieces_than_the_cache_has_blocks);
     tcase_add_test(t, dirty_data_is_flushed_by_age);
     tcase_add_test(t, killed_servers_are_left_out_and_taken_in_again);
     tcase_add_test(t, a_silent_server_is_left_out_after_the_deadline);
