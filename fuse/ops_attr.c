@@ -37,9 +37,14 @@ struct change { /* what a SETATTR wants */
     bool size;
 };
 
+/* Years from 1677 to 2262; what is beyond becomes the nearest. */
 static int64_t time_ns(int64_t seconds, uint32_t nanoseconds)
 {
-    return seconds * 1000000000 + (int64_t)nanoseconds;
+    int64_t ns = 0;
+    if (__builtin_mul_overflow(seconds, 1000000000, &ns) || __builtin_add_overflow(ns, nanoseconds, &ns)) {
+        return seconds < 0 ? INT64_MIN : INT64_MAX;
+    }
+    return ns;
 }
 
 /* From the kernel's own bytes: libfuse 3.14 hides some bits. */

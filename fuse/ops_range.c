@@ -98,6 +98,7 @@ static void fallocate_submit(struct task *t, int rc)
     f.mode = t->flags;
     f.offset = t->offset;
     f.length = t->length;
+    f.has_kill_priv = f.kill_priv = fuse_req_ctx(t->req)->uid != 0; /* the kernel leaves that to us */
     Cfs__Op op = CFS__OP__INIT;
     op.fallocate = &f;
     t->local = fallocate_local;

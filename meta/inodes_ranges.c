@@ -95,6 +95,9 @@ int inodes_fallocate(struct fsm *f, const Cfs__FallocateOp *op, struct op_result
     if ((op->mode & FALLOC_FL_KEEP_SIZE) == 0 && range.end > i.size) {
         i.size = range.end;
     }
+    if (op->kill_priv) {
+        inodes_kill_priv(&i);
+    }
     i.mtime = f->now;
     rows_touch(f, &i);
     op_result_attr(r, &i);

@@ -304,6 +304,9 @@ static const char *times_have_nanoseconds(void)
     const struct timespec omit[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
     NEED(utimensat(AT_FDCWD, "f", omit, 0) == 0 && stat("f", &st) == 0);
     NEED(st.st_atim.tv_sec == -5 && st.st_mtim.tv_sec > 1500000000);
+    const struct timespec far[2] = {{15000000000, 0}, {15000000000, 0}}; /* the year 2445: as near as can be */
+    NEED(utimensat(AT_FDCWD, "f", far, 0) == 0 && stat("f", &st) == 0);
+    NEED(st.st_mtim.tv_sec >= 9223372036 && st.st_mtim.tv_sec <= 15000000000);
     NEED(symlink("f", "l") == 0 && utimensat(AT_FDCWD, "l", set, AT_SYMLINK_NOFOLLOW) == 0);
     NEED(lstat("l", &st) == 0 && st.st_mtim.tv_sec == 987654321);
     return NULL;
@@ -387,6 +390,27 @@ static const char *nobody_writes_suid_file(void)
 {
     int fd = open("suid", O_WRONLY);
     NEED(fd >= 0 && write(fd, "y", 1) == 1 && close(fd) == 0);
+    return NULL;
+}
+
+static const char *nobody_punches_suid_file(void)
+{
+    int fd = open("suid", O_WRONLY);
+    NEED(fd >= 0 && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1) == 0);
+    close(fd);
+    return NULL;
+}
+
+static const char *punching_clears_suid_but_for_root(void)
+{
+    NEED(put("suid", "x") == 0 && chmod("suid", 06777) == 0);
+    int fd = open("suid", O_WRONLY);
+    NEED(fd >= 0 && fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1) == 0);
+    close(fd);
+    NEED(mode_of("suid") == 06777);
+    const char *why = as_nobody(nobody_punches_suid_file);
+    NEED(why == NULL);
+    NEED(mode_of("suid") == 0777);
     return NULL;
 }
 
@@ -558,6 +582,7 @@ int main(int argc, char **argv)
         {"permissions_are_checked", permissions_are_checked},
         {"setgid_directories_hand_down_their_group", setgid_directories_hand_down_their_group},
         {"writing_and_chown_clear_suid", writing_and_chown_clear_suid},
+        {"punching_clears_suid_but_for_root", punching_clears_suid_but_for_root},
         {"xattrs", xattrs},
         {"xattrs_of_64_KiB", xattrs_of_64_KiB},
         {"access_acls_let_in", access_acls_let_in},
