@@ -27,7 +27,7 @@ void buf_clear(struct buf *b)
 
 uint8_t *buf_extend(struct buf *b, size_t len)
 {
-    if (b->cap - b->len < len) {
+    if (b->cap == 0 || b->cap - b->len < len) { /* never NULL, also for nothing */
         size_t cap = b->cap != 0 ? b->cap * 2 : 64;
         while (cap < b->len + len) {
             cap *= 2;

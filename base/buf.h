@@ -47,7 +47,8 @@ struct cursor {
 };
 static inline struct cursor cursor_of(struct bytes b)
 {
-    return (struct cursor){.at = b.data, .end = b.data + b.len, .bad = false};
+    const uint8_t *end = b.len != 0 ? b.data + b.len : b.data; /* may be NULL */
+    return (struct cursor){.at = b.data, .end = end, .bad = false};
 }
 uint8_t cursor_u8(struct cursor *c);
 uint16_t cursor_le16(struct cursor *c);

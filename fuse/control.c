@@ -14,6 +14,24 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/mountinfo.h"
+
+enum control_verb control_parse(char *line, const char **argument)
+{
+    line[strcspn(line, "\r\n")] = 0;
+    *argument = "";
+    if (strcmp(line, "status") == 0) {
+        return CONTROL_STATUS;
+    }
+    if (strcmp(line, "pids") == 0) {
+        return CONTROL_PIDS;
+    }
+    if (strncmp(line, "upgrade ", 8) == 0) {
+        *argument = line + 8;
+        return CONTROL_UPGRADE;
+    }
+    return strcmp(line, "upgrade") == 0 ? CONTROL_UPGRADE : CONTROL_UNKNOWN;
+}
 
 int control_run_dir(const char *run, const char *mount_point, char *out, size_t out_bytes)
 {
@@ -161,22 +179,6 @@ int control_wait_gone(const char *run_dir, uint32_t timeout_ms)
     }
 }
 
-/* Undoes the \\ooo escapes of /proc/self/mountinfo, in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *at = text; *at; to++) {
-        unsigned byte;
-        if (at[0] == '\\' && sscanf(at + 1, "%3o", &byte) == 1) {
-            *to = (char)byte;
-            at += 4;
-        } else {
-            *to = *at++;
-        }
-    }
-    *to = 0;
-}
-
 bool control_mounted(const char *mount_point)
 {
     FILE *f = fopen("/proc/self/mountinfo", "re");
@@ -185,7 +187,7 @@ bool control_mounted(const char *mount_point)
     bool found = false;
     while (f && !found && getline(&line, &cap, f) > 0) {
         if (sscanf(line, "%*s %*s %*s %*s %4095s", where) == 1 && strstr(line, " - fuse.cfs ")) {
-            unescape(where);
+            mountinfo_unescape(where);
             found = strcmp(where, mount_point) == 0;
         }
     }

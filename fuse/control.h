@@ -21,6 +21,11 @@ enum { CONTROL_PATH_MAX = 4096 };
 #define CONTROL_RUN "/run/cfs"
 #define CONTROL_CLIENTS "/run/cfs/clients"
 
+enum control_verb { CONTROL_UNKNOWN, CONTROL_STATUS, CONTROL_PIDS, CONTROL_UPGRADE };
+/* What is asked for by a line, which ends at its first line break (cut there). *argument: the BINARY of
+ * upgrade, into the line; else "". */
+enum control_verb control_parse(char *line, const char **argument);
+
 /* RUN/NAME of a mount point (absolute). -ENAMETOOLONG. */
 int control_run_dir(const char *run, const char *mount_point, char *out, size_t out_bytes);
 /* One command; the answer as text in out. -ECONNREFUSED or -ENOENT: nobody there. */

@@ -333,20 +333,25 @@ static void upgrade_self(struct holder *h)
     }
 }
 
-static bool control_command(struct holder *h, int fd, const char *line)
+static bool control_command(struct holder *h, int fd, char *line)
 {
-    if (strcmp(line, "status") == 0) {
+    const char *argument;
+    int rc;
+    switch (control_parse(line, &argument)) {
+    case CONTROL_STATUS:
         say_status(h, fd);
-    } else if (strcmp(line, "pids") == 0) {
+        return false;
+    case CONTROL_PIDS:
         dprintf(fd, "holder=%d\nworker=%d\n", (int)getpid(), (int)h->worker);
-    } else if (strcmp(line, "upgrade") == 0 || strncmp(line, "upgrade ", 8) == 0) {
-        int rc = upgrade_worker(h, line[7] ? line + 8 : "");
+        return false;
+    case CONTROL_UPGRADE:
+        rc = upgrade_worker(h, argument);
         dprintf(fd, rc < 0 ? "failed %s\n" : "ok\n", strerror(-rc));
         return rc == 0;
-    } else {
+    default:
         dprintf(fd, "failed unknown command\n");
+        return false;
     }
-    return false;
 }
 
 /* One client, one line, at most 200 ms of waiting for it. */
@@ -364,7 +369,6 @@ static void control_serve(struct holder *h)
     bool exchange = false;
     if (n > 0) {
         line[n] = 0;
-        line[strcspn(line, "\r\n")] = 0;
         exchange = control_command(h, fd, line);
     }
     close(fd);

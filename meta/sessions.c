@@ -37,7 +37,8 @@ int sessions_get(struct fsm *f, uint64_t id, struct session *out)
     struct session s = {.id = id, .last_seq = cursor_le64(&c)};
     s.acked = cursor_le64(&c);
     s.read_only = cursor_u8(&c) != 0;
-    if (c.bad || c.at != c.end || version != VALUE_VERSION) {
+    bool sane = s.acked <= s.last_seq && s.last_seq - s.acked <= FSM_WINDOW;
+    if (c.bad || c.at != c.end || version != VALUE_VERSION || !sane) {
         return fsm_note(f, ERR_CORRUPT);
     }
     *out = s;

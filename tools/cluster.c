@@ -7,21 +7,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-/* Undoes the \040 escapes of mountinfo in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *at = text; *at != '\0'; to++) {
-        unsigned octal;
-        if (at[0] == '\\' && sscanf(at + 1, "%3o", &octal) == 1) {
-            *to = (char)octal;
-            at += 4;
-        } else {
-            *to = *at++;
-        }
-    }
-    *to = '\0';
-}
+#include "base/mountinfo.h"
 
 /* "host:port,host:port:/subdir" into its two halves. */
 static int split_source(const char *source, struct cluster_mount *out)
@@ -38,7 +24,7 @@ static int split_source(const char *source, struct cluster_mount *out)
 }
 
 /* One line: "ID PARENT MAJ:MIN ROOT WHERE OPTIONS... - TYPE SOURCE SUPER". */
-static int take_line(char *line, dev_t dev, struct cluster_mount *out)
+int cluster_take_line(char *line, dev_t dev, struct cluster_mount *out)
 {
     unsigned major_id, minor_id;
     char where[PATH_MAX], type[64], source[PATH_MAX];
@@ -51,8 +37,8 @@ static int take_line(char *line, dev_t dev, struct cluster_mount *out)
         strcmp(type, "fuse.cfs") != 0) {
         return -ENODEV;
     }
-    unescape(where);
-    unescape(source);
+    mountinfo_unescape(where);
+    mountinfo_unescape(source);
     snprintf(out->where, sizeof out->where, "%s", where);
     return split_source(source, out);
 }
@@ -71,7 +57,7 @@ int cluster_mount_of(const char *path, struct cluster_mount *out)
     size_t cap = 0;
     int rc = -ENODEV;
     while (rc != 0 && getline(&line, &cap, f) > 0) {
-        rc = take_line(line, st.st_dev, out);
+        rc = cluster_take_line(line, st.st_dev, out);
     }
     free(line);
     fclose(f);
@@ -79,12 +65,8 @@ int cluster_mount_of(const char *path, struct cluster_mount *out)
 }
 
 /* "cluster = HOST:PORT,..." in /etc/cfs/cfs.conf; # begins a comment. */
-static int read_conf(char out[CLUSTER_ADDRESSES])
+int cluster_read_conf(FILE *f, char out[CLUSTER_ADDRESSES])
 {
-    FILE *f = fopen("/etc/cfs/cfs.conf", "re");
-    if (f == NULL) {
-        return -errno;
-    }
     char line[CLUSTER_ADDRESSES + 64];
     int rc = -ENOENT;
     while (rc != 0 && fgets(line, sizeof line, f) != NULL) {
@@ -95,6 +77,16 @@ static int read_conf(char out[CLUSTER_ADDRESSES])
             rc = 0;
         }
     }
+    return rc;
+}
+
+static int read_conf(char out[CLUSTER_ADDRESSES])
+{
+    FILE *f = fopen("/etc/cfs/cfs.conf", "re");
+    if (f == NULL) {
+        return -errno;
+    }
+    int rc = cluster_read_conf(f, out);
     fclose(f);
     return rc;
 }

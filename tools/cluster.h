@@ -3,6 +3,8 @@
 
 #include <limits.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
 
 /* Which cluster a command means, and which mount a path is in. */
 enum { CLUSTER_ADDRESSES = 1024 };
@@ -18,5 +20,10 @@ int cluster_mount_of(const char *path, struct cluster_mount *out);
 /* --cluster (NULL if not given), CFS_CLUSTER, the mount that holds the current directory,
  * /etc/cfs/cfs.conf, in this order. -ENOENT: none of them says. */
 int cluster_find(const char *option, char out[CLUSTER_ADDRESSES]);
+
+/* The texts behind them. One line of mountinfo, which is changed: 0 if it is of a CFS mount with this device. */
+int cluster_take_line(char *line, dev_t dev, struct cluster_mount *out);
+/* What a cfs.conf says, from an open file; -ENOENT: nothing. */
+int cluster_read_conf(FILE *f, char out[CLUSTER_ADDRESSES]);
 
 #endif

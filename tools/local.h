@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "tools/proc.h"
 
@@ -46,6 +47,7 @@ int local_init(struct local *l, const char *dir);
 void local_release(struct local *l);
 /* -ENOENT: no cluster there. -EINVAL: not a file of ours. */
 int local_load(struct local *l);
+int local_read(struct local *l, FILE *f); /* the same from an open file: what cluster.conf says */
 int local_save(const struct local *l);
 /* Takes the lock, waiting up to wait_ms. -EBUSY. Makes the directory if `make`. */
 int local_lock(struct local *l, bool make, unsigned wait_ms);

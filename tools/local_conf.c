@@ -143,14 +143,9 @@ static void take_setting(struct local *l, const char *key, const char *value)
     }
 }
 
-int local_load(struct local *l)
+int local_read(struct local *l, FILE *f)
 {
-    char path[LOCAL_PATH + 1024], line[LOCAL_PATH + 256];
-    local_path(l, path, "cluster.conf");
-    FILE *f = fopen(path, "re");
-    if (f == NULL) {
-        return -errno;
-    }
+    char line[LOCAL_PATH + 256];
     bool ours = fgets(line, sizeof line, f) != NULL && strcmp(line, "# cfs-local 1\n") == 0;
     while (ours && fgets(line, sizeof line, f) != NULL) {
         line[strcspn(line, "\n")] = '\0';
@@ -160,9 +155,21 @@ int local_load(struct local *l)
             take_setting(l, line, value + 1);
         }
     }
-    fclose(f);
     bool good = ours && l->n_meta == 1 && l->n_chunks >= 1 && l->n_chunks <= LOCAL_CHUNKS_MAX;
     return good ? 0 : -EINVAL;
+}
+
+int local_load(struct local *l)
+{
+    char path[LOCAL_PATH + 1024];
+    local_path(l, path, "cluster.conf");
+    FILE *f = fopen(path, "re");
+    if (f == NULL) {
+        return -errno;
+    }
+    int rc = local_read(l, f);
+    fclose(f);
+    return rc;
 }
 
 int local_save(const struct local *l)

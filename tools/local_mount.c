@@ -14,26 +14,11 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/mountinfo.h"
 
 enum { PATH_BYTES = LOCAL_PATH + 1024, COPY_LOOK_MS = 2000 };
 
 /* ---- what is mounted ---- */
-
-/* Undoes the \040 escapes of /proc/self/mountinfo in place. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *at = text; *at != '\0'; to++) {
-        unsigned octal;
-        if (at[0] == '\\' && sscanf(at + 1, "%3o", &octal) == 1) {
-            *to = (char)octal;
-            at += 4;
-        } else {
-            *to = *at++;
-        }
-    }
-    *to = '\0';
-}
 
 bool local_is_mounted(const char *where)
 {
@@ -55,7 +40,7 @@ bool local_is_mounted(const char *where)
         }
         bool fuse = strstr(at, " - fuse") != NULL;
         at[strcspn(at, " ")] = '\0';
-        unescape(at);
+        mountinfo_unescape(at);
         found = fuse && strcmp(at, where) == 0;
     }
     free(line);

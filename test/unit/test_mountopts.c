@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/mount.h>
 
+#include "base/mountinfo.h"
+#include "fuse/control.h"
 #include "fuse/mountopts.h"
 
 static struct mountopts parsed;
@@ -112,6 +114,41 @@ START_TEST(overlong_arguments_are_refused)
 }
 END_TEST
 
+START_TEST(a_control_line_is_one_of_three_commands_or_none)
+{
+    static const struct {
+        const char *line;
+        enum control_verb verb;
+        const char *argument;
+    } LINES[] = {
+        {"status\n", CONTROL_STATUS, ""},     {"pids", CONTROL_PIDS, ""},
+        {"upgrade\r\n", CONTROL_UPGRADE, ""}, {"upgrade /a b\nstatus\n", CONTROL_UPGRADE, "/a b"},
+        {"upgraded", CONTROL_UNKNOWN, ""},    {"status ", CONTROL_UNKNOWN, ""},
+        {"\nstatus", CONTROL_UNKNOWN, ""},    {"", CONTROL_UNKNOWN, ""}};
+    for (size_t i = 0; i < sizeof LINES / sizeof LINES[0]; i++) {
+        char line[64];
+        const char *argument = NULL;
+        snprintf(line, sizeof line, "%s", LINES[i].line);
+        ck_assert_int_eq(control_parse(line, &argument), LINES[i].verb);
+        ck_assert_str_eq(argument, LINES[i].argument);
+    }
+}
+END_TEST
+
+START_TEST(escapes_of_mountinfo_are_undone_and_others_stay)
+{
+    static const char *const TEXTS[][2] = {
+        {"/a\\040b\\134", "/a b\\"}, {"\\1", "\\1"},     {"\\04", "\\04"},
+        {"\\ 40x", "\\ 40x"},        {"\\089", "\\089"}, {"\\", "\\"}};
+    for (size_t i = 0; i < sizeof TEXTS / sizeof TEXTS[0]; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%s", TEXTS[i][0]);
+        mountinfo_unescape(text);
+        ck_assert_str_eq(text, TEXTS[i][1]);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("mountopts");
@@ -121,6 +158,8 @@ int main(void)
     tcase_add_test(tc, options_of_mount_and_of_cfs_are_taken_in_any_place);
     tcase_add_test(tc, what_is_wrong_is_refused_with_one_line_that_names_it);
     tcase_add_test(tc, overlong_arguments_are_refused);
+    tcase_add_test(tc, a_control_line_is_one_of_three_commands_or_none);
+    tcase_add_test(tc, escapes_of_mountinfo_are_undone_and_others_stay);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
