@@ -323,13 +323,18 @@ int arena_set_option(struct arena *a, const char *key, const char *value)
     size_t old = 0;
     char *line = (char *)option_line(a, key, &old);
     size_t need = strlen(key) + strlen(value) + 2;
-    size_t gone = line ? old + 1 : 0;
+    bool ended = used == 0 || options[used - 1] == '\n'; /* what another process wrote may not be */
+    size_t gone = line ? old + (line + old < options + used) : 0;
+    need += !ended;
     if (used - gone + need >= ARENA_OPTIONS_BYTES) {
         return -ENOSPC;
     }
     if (line) {
         memmove(line, line + gone, (size_t)(options + used - (line + gone)));
         used -= gone;
+    }
+    if (used > 0 && options[used - 1] != '\n') {
+        options[used++] = '\n';
     }
     char *p = options + used;
     p = stpcpy(p, key);

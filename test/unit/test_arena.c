@@ -142,6 +142,22 @@ static uint32_t published_by_dying_child(struct arena *a, const char *at)
     return a->small[0].state;
 }
 
+START_TEST(a_last_option_without_line_break_is_replaced_like_others)
+{
+    struct arena a;
+    char value[16];
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    for (int i = 0; i < 2; i++) { /* the last one itself, and the one before it */
+        memset(a.h->options, 0, sizeof a.h->options);
+        memcpy(a.h->options, "a=1\nb=2", 7);
+        ck_assert_int_eq(arena_set_option(&a, i == 0 ? "b" : "a", "33"), 0);
+        ck_assert_str_eq(a.h->options, i == 0 ? "a=1\nb=33\n" : "b=2\na=33\n");
+        ck_assert_str_eq(arena_option(&a, "b", value, sizeof value), i == 0 ? "33" : "2");
+    }
+    arena_detach(&a);
+}
+END_TEST
+
 START_TEST(die_at_kills_before_and_after_each_publish_by_turns)
 {
     struct arena a;
@@ -169,6 +185,7 @@ int main(void)
     tcase_add_test(tc, write_payload_begins_on_a_page);
     tcase_add_test(tc, attach_refuses_what_is_no_arena);
     tcase_add_test(tc, options_are_found_replaced_and_bounded);
+    tcase_add_test(tc, a_last_option_without_line_break_is_replaced_like_others);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
