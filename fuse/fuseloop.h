@@ -69,6 +69,8 @@ struct opreq *fuseloop_current(struct fuseloop *f);
 bool opreq_interrupted(const struct opreq *r);         /* a signal came, perhaps before on_interrupt was set */
 uint64_t opreq_seq(const struct opreq *r);             /* 0: no command yet */
 void opreq_set_seq(struct opreq *r, uint64_t seq);     /* published before anything is sent */
+/* Whether it may wait for long: not in one of the few large buffers, which it has while no small record is free. */
+bool opreq_may_park(const struct opreq *r);
 void opreq_set_ticket(struct opreq *r, uint64_t ticket); /* parked: waits for a lock */
 uint64_t opreq_ticket(const struct opreq *r);
 /* Raw bits that libfuse 3.14 hides: WRITE_KILL_SUIDGID, OPEN_KILL_SUIDGID ... the request as the kernel sent it. */

@@ -184,6 +184,10 @@ static void lock_submit(struct task *t, Cfs__LockOp *l)
         }
         return;
     }
+    if (l->wait && !opreq_may_park(t->r)) { /* thousands wait already */
+        task_error(t, -ENOLCK);
+        return;
+    }
     if (handle != NULL && l->type != TYPE_UNLOCK) {
         handles_set_locked(t->o->handles, handle);
     }

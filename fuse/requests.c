@@ -263,9 +263,14 @@ void opreq_set_seq(struct opreq *r, uint64_t seq)
     }
 }
 
+bool opreq_may_park(const struct opreq *r)
+{
+    return r->small != NULL;
+}
+
 void opreq_set_ticket(struct opreq *r, uint64_t ticket)
 {
-    CHECK(r->small != NULL); /* lock requests are far below ARENA_SMALL_REQUEST */
+    CHECK(opreq_may_park(r));
     if (!(r->small->flags & ARENA_PARKED)) {
         r->small->flags |= ARENA_PARKED;
         r->loop->n_parked++;

@@ -46,7 +46,7 @@ static struct world {
     struct session_read *read[64];
     unsigned reads, reads_started;
     struct writer_wait *quiet, *flush, *room;
-    bool dirty, ended;
+    bool dirty, ended, no_small;
     int write_rc;
     unsigned writes, names_invalidated;
     unsigned invalidated, resumed, truncated, forgotten, writer_started;
@@ -108,6 +108,11 @@ uint64_t opreq_seq(const struct opreq *r)
 void opreq_set_seq(struct opreq *r, uint64_t seq)
 {
     r->small->seq = seq;
+}
+bool opreq_may_park(const struct opreq *r)
+{
+    (void)r;
+    return !w.no_small;
 }
 void opreq_set_ticket(struct opreq *r, uint64_t ticket)
 {

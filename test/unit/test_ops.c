@@ -500,6 +500,16 @@ START_TEST(interrupted_lock_is_cancelled)
 }
 END_TEST
 
+START_TEST(lock_that_could_not_wait_is_refused)
+{
+    w.no_small = true;
+    fuse_req_t q = locking(1);
+    ck_assert_int_eq(q->error, ENOLCK);
+    ck_assert_uint_eq(w.submitted, 0);
+    free(q);
+}
+END_TEST
+
 START_TEST(lock_of_a_killed_caller_is_cancelled_when_it_is_queued)
 {
     fuse_req_t q = locking(1);
@@ -859,6 +869,7 @@ int main(void)
     tcase_add_test(c, queued_lock_is_answered_when_granted_and_holds_no_number);
     tcase_add_test(c, grant_heard_of_before_the_answer_counts);
     tcase_add_test(c, interrupted_lock_is_cancelled);
+    tcase_add_test(c, lock_that_could_not_wait_is_refused);
     tcase_add_test(c, lock_of_a_killed_caller_is_cancelled_when_it_is_queued);
     tcase_add_test(c, lock_granted_before_its_cancel_is_held);
     tcase_add_test(c, parked_lock_waits_on_in_the_next_worker);
