@@ -403,6 +403,9 @@ int local_mount_new(struct local *l, const char *where, const char *options, uns
     for (unsigned i = 1; i <= LOCAL_MOUNTS_MAX; i++) {
         bool used = local_mount_get(l, i, &other);
         if (used && strcmp(other.where, m.where) == 0) {
+            if (options[0] != '\0') { /* else as it was mounted before it died */
+                snprintf(other.options, sizeof other.options, "%s", options);
+            }
             return local_mount_again(l, &other, timeout_ms);
         }
         if (!used && m.number == 0) {

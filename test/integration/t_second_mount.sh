@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# time: 60 100
+# time: 90 120
 # Until there are leases a second mount of one cluster is refused with that reason; after the first one's death a remount works at
 # once.
 . "$(dirname "$0")/lib.sh"
@@ -24,3 +24,10 @@ refused 'an unmount while another namespace has a copy' "process [0-9]+ is in an
 kill "$copy"
 wait "$copy" 2>/dev/null
 check 'and works when that is gone' timeout 60 "$bin/cfs-local" down --dir "$CL"
+# A mount that died is mounted again with the options that are given now.
+cluster_up
+holder=$(pid_of holder1) worker=$(pid_of mount1)
+kill -KILL "$holder" "$worker"
+umount -l "$MNT"
+check 'a remount with another option' timeout 60 "$bin/cfs-local" mount --dir "$CL" "$MNT" -o ro
+refused 'which is followed' 'read-only' bash -c "echo y >'$MNT/g'"
