@@ -46,6 +46,11 @@ static uint64_t extent_bytes(const struct extent *e)
     return e->end - e->start;
 }
 
+static uint64_t reserved_bytes(const struct extent *e)
+{
+    return e != NULL && e->kind == EXTENT_RESERVED ? extent_bytes(e) : 0;
+}
+
 /* ---- cuts ------------------------------------------------------------------------ */
 
 struct cut_row {
@@ -218,7 +223,7 @@ static struct referrer referrer_of(const struct inode *i, uint64_t end)
 }
 
 /* Changes the row of an extent (to NULL: removes it). A value that went to history keeps a
- * reference of its own. */
+ * reference of its own; a reservation there is none any more, for nothing is ever written to it. */
 static int extent_row(struct fsm *f, const struct inode *i, const struct extent *before,
                       const struct extent *after)
 {
@@ -235,6 +240,10 @@ static int extent_row(struct fsm *f, const struct inode *i, const struct extent 
         rc = rows_change(f, i->volume, &k, buf_bytes(&f->scratch), &kept);
     } else {
         rc = rows_remove(f, i->volume, &k, &kept);
+    }
+    const uint64_t less = reserved_bytes(before), more = reserved_bytes(after);
+    if (less != more) {
+        *fsm_counter(f, COUNT_RESERVED_BYTES) += more - less;
     }
     if (rc == 0 && kept && before != NULL && before->kind == EXTENT_STRIPE) {
         struct referrer who = referrer_of(i, before->end);
@@ -403,7 +412,31 @@ int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to)
     }
     extents_walk_release(&w);
     f->budget += most - made; /* what was not used */
+    return rc == 0 && from < to ? -EFBIG : rc;
+}
+
+static int sum_extent(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    struct extent e;
+    int rc = fsm_note(f, extent_decode(value, key_u64_at(key, key.len - 8), &e));
+    *(uint64_t *)ctx += rc == 0 ? reserved_bytes(&e) : 0;
     return rc;
+}
+
+static int sum_volume(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
+{
+    (void)value;
+    struct key prefix;
+    key_start_ns(&prefix, key_u64_at(key, 2), TABLE_EXTENT);
+    return rows_each(f, &prefix, sum_extent, ctx);
+}
+
+int extents_sum_reserved(struct fsm *f, uint64_t *out)
+{
+    struct key volumes;
+    key_start(&volumes, SPACE_VOLUME, 'v');
+    *out = 0;
+    return rows_each(f, &volumes, sum_volume, out);
 }
 
 /* ---- reaping -------------------------------------------------------------------------------- */

@@ -30,13 +30,15 @@ int extents_clear(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 
 /* Puts an extent over whatever was in its range. Takes a reference to its stripe. */
 int extents_set(struct fsm *f, struct inode *i, const struct extent *e);
-/* Reserved extents in the holes of [from, to), in the first EXTENTS_RESERVE_MAX of them: an entry
- * is bounded, and a reservation is an estimate anyway. */
+/* Reserved extents in the holes of [from, to). An entry is bounded: with more than
+ * EXTENTS_RESERVE_MAX holes nothing is promised: -EFBIG. */
 enum { EXTENTS_RESERVE_MAX = 4096 };
 int extents_reserve(struct fsm *f, struct inode *i, uint64_t from, uint64_t to);
 
 /* Frees what a deleted inode held, or leaves it to reaps. The inode row is gone already. */
 int extents_bury(struct fsm *f, struct inode *i);
+/* Bytes of all reserved extents that are stored: what COUNT_RESERVED_BYTES counts. Slow. */
+int extents_sum_reserved(struct fsm *f, uint64_t *out);
 /* One bounded step over the reap list: about `max` extents. */
 int extents_reap(struct fsm *f, uint32_t max);
 

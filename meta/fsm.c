@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "meta/extents.h"
 #include "meta/fsm_parts.h"
 #include "meta/ops.h"
 #include "meta/sessions.h"
@@ -39,6 +40,7 @@ static void effects_clear(struct fsm_effects *e)
     buf_clear(&e->ended);
     e->rc = 0;
     e->tables_changed = e->reap_pending = e->garbage_pending = e->owed_added = false;
+    e->stored = e->reserved = 0;
 }
 
 /* ---- state -------------------------------------------------------------------------- */
@@ -74,7 +76,9 @@ static void put_applied(struct fsm *f, uint64_t index, uint64_t term)
     rows_put(f, &k, BYTES(value, sizeof value));
 }
 
-/* Fewer numbers than we know: written before the later ones existed. */
+/* Fewer numbers than we know: written before the later ones existed. They are 0, but for the
+ * reserved bytes, which are summed up. That sum is not stored before the next change of a counter:
+ * the row stays a function of the entries. */
 static int load_counters(struct fsm *f)
 {
     struct key k;
@@ -87,10 +91,15 @@ static int load_counters(struct fsm *f)
     if (cursor_u8(&c) != VALUE_VERSION) {
         return ERR_VERSION;
     }
-    for (int i = 0; i < COUNT_N && cursor_left(&c) > 0; i++) {
-        f->counters.v[i] = cursor_le64(&c);
+    int n = 0;
+    for (; n < COUNT_N && cursor_left(&c) > 0; n++) {
+        f->counters.v[n] = cursor_le64(&c);
     }
-    return c.bad ? ERR_CORRUPT : cursor_left(&c) > 0 ? ERR_VERSION : 0;
+    if (c.bad || cursor_left(&c) > 0) {
+        return c.bad ? ERR_CORRUPT : ERR_VERSION;
+    }
+    return n > COUNT_RESERVED_BYTES ? 0
+                                    : extents_sum_reserved(f, &f->counters.v[COUNT_RESERVED_BYTES]);
 }
 
 int fsm_open(struct kv *kv, struct fsm **out)
@@ -262,6 +271,7 @@ int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
     f->index = index;
     f->session = 0;
     f->budget = FSM_ENTRY_BUDGET;
+    f->reserve_max = UINT64_MAX;
     f->effects = out;
     struct fsm_mark mark = fsm_mark(f);
     rc = dispatch(f, h.type, body);
@@ -273,8 +283,10 @@ int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
         buf_clear(&out->granted);
         buf_clear(&out->ended);
         out->tables_changed = out->owed_added = false;
+        out->stored = 0;
     }
     out->rc = rc;
+    out->reserved = f->counters.v[COUNT_RESERVED_BYTES];
     out->reap_pending = f->counters.v[COUNT_REAPS] > 0;
     out->garbage_pending = f->counters.v[COUNT_GARBAGE_IDS] > 0;
     rc = finish(f, index, term);

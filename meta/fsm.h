@@ -53,6 +53,8 @@ struct fsm_effects {
     bool reap_pending;   /* there is dead data to free: propose ENTRY_REAP */
     bool garbage_pending; /* there are dead ids to have deleted */
     bool owed_added;      /* some server has come to owe deletions */
+    uint64_t stored;      /* bytes of the stripes that it committed, all fragments */
+    uint64_t reserved;    /* bytes of reserved extents, of all files, after it */
 };
 void fsm_effects_init(struct fsm_effects *e);
 void fsm_effects_release(struct fsm_effects *e);

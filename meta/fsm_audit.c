@@ -26,7 +26,8 @@ struct audit {
     void *ctx;
     int problems;
     struct table tallies;
-    uint64_t inodes, bytes, stripes, stored, garbage, owed, orphans, sessions, locks, reaps;
+    uint64_t inodes, bytes, reserved, stripes, stored, garbage, owed, orphans, sessions, locks,
+        reaps;
     /* of the rows that are being summed up */
     const struct inode *inode;
     uint64_t sum, count, subdirs, end;
@@ -265,6 +266,7 @@ static int check_owner(struct fsm *f, struct bytes key, struct bytes value, void
     if (rc < 0) {
         return rc;
     }
+    a->reserved += e.kind == EXTENT_RESERVED ? e.end - e.start : 0;
     struct inode i;
     bool dead = rows_inode(f, ino, &i) != 0;
     if (dead) {
@@ -464,6 +466,7 @@ static int check_counts(struct audit *a)
     const uint64_t *v = a->f->counters.v;
     same(a, "count of stripes", 0, v[COUNT_STRIPES], a->stripes);
     same(a, "stored bytes", 0, v[COUNT_STORED_BYTES], a->stored);
+    same(a, "reserved bytes", 0, v[COUNT_RESERVED_BYTES], a->reserved);
     same(a, "count of garbage", 0, v[COUNT_GARBAGE_IDS], a->garbage);
     same(a, "count of orphans", 0, v[COUNT_ORPHANS], a->orphans);
     same(a, "count of sessions", 0, v[COUNT_SESSIONS], a->sessions);

@@ -215,6 +215,7 @@ static int command_next(struct fsm *f, struct session *s, const Cfs__CommandRequ
         return ERR_MALFORMED;
     }
     f->session = s->id;
+    f->reserve_max = m->has_reserve_max ? m->reserve_max : UINT64_MAX;
     run_ops(f, ops, s->read_only, &f->effects->reply);
     cfs__ops__free_unpacked(ops, NULL);
     s->last_seq++;

@@ -322,6 +322,7 @@ static int query_counters(struct fsm *f, struct buf *reply)
     m.sessions = v[COUNT_SESSIONS];
     m.locks = v[COUNT_LOCKS];
     m.reaps = v[COUNT_REAPS];
+    m.reserved_bytes = v[COUNT_RESERVED_BYTES];
     append(reply, &m.base);
     struct key prefix;
     stripes_owed_count_prefix(&prefix);

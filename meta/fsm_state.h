@@ -27,7 +27,8 @@ enum counter {
     COUNT_SESSIONS,
     COUNT_LOCKS,
     COUNT_REAPS,
-    COUNT_REIGN, /* log index of the last ENTRY_LEAD */
+    COUNT_REIGN,          /* log index of the last ENTRY_LEAD */
+    COUNT_RESERVED_BYTES, /* of stored reserved extents; a row without it: summed up at the start */
     COUNT_N
 };
 struct counters {
@@ -70,6 +71,7 @@ struct fsm {
     uint64_t index;
     uint64_t session;     /* of a command */
     uint32_t budget;      /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
+    uint64_t reserve_max; /* of a command: COUNT_RESERVED_BYTES may not grow beyond it */
     int failed;           /* the store's error: stop */
     struct key reap_from; /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
     struct fsm_effects *effects;

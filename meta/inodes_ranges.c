@@ -10,8 +10,8 @@
 #include "meta/inodes.h"
 
 /* fallocate(2) and copy_file_range(2). Inline content has no ranges of its own: what happens to it
- * happens in memory, and it never gets reserved extents beside it; a small file costs its bytes
- * whatever is asked. */
+ * happens in memory, and it never gets reserved extents beside it. Within the inline limit it needs
+ * none, for it takes no room of the pool; beyond, the client makes extents of it first. */
 
 enum { COPY_EXTENTS_MAX = 4096 };
 
@@ -55,6 +55,11 @@ static int change_range(struct fsm *f, struct inode *i, uint32_t mode, struct by
     bool zero = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
     bool reserve = (mode & FALLOC_FL_PUNCH_HOLE) == 0;
     if ((i->flags & INODE_INLINE) != 0) {
+        struct volume *v;
+        int bad = rows_volume(f, i->volume, &v);
+        if (bad < 0 || (reserve && r.end > v->inline_limit)) {
+            return bad < 0 ? bad : -EOPNOTSUPP;
+        }
         return zero ? inline_zero(f, i, r) : 0;
     }
     int rc = zero ? extents_clear(f, i, r.from, r.end) : 0;
@@ -75,8 +80,21 @@ static int check_mode(uint32_t mode)
     }
 }
 
+/* What is promised has to fit, with what its session has promised already. The leader's number may
+ * be of a moment at which dead stripes were not deleted yet: then the client asks again. */
+static int check_room(const struct fsm *f, uint64_t reserved_before, uint64_t dirty)
+{
+    const uint64_t *v = f->counters.v, reserved = v[COUNT_RESERVED_BYTES];
+    if (reserved <= reserved_before ||
+        (reserved <= f->reserve_max && dirty <= f->reserve_max - reserved)) {
+        return 0;
+    }
+    return v[COUNT_GARBAGE_IDS] > 0 || v[COUNT_REAPS] > 0 ? -EAGAIN : -ENOSPC;
+}
+
 int inodes_fallocate(struct fsm *f, const Cfs__FallocateOp *op, struct op_result *r)
 {
+    const uint64_t reserved = f->counters.v[COUNT_RESERVED_BYTES];
     struct byte_range range;
     struct inode i;
     int rc = check_mode(op->mode);
@@ -88,6 +106,9 @@ int inodes_fallocate(struct fsm *f, const Cfs__FallocateOp *op, struct op_result
     }
     if (rc == 0) {
         rc = change_range(f, &i, op->mode, range);
+    }
+    if (rc == 0) {
+        rc = check_room(f, reserved, op->has_dirty ? op->dirty : 0);
     }
     if (rc < 0) {
         return rc;

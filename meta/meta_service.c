@@ -33,12 +33,44 @@ void service_answer_effects(struct request *r, const struct proposal *p)
     }
 }
 
+/* Eighths of a raw byte that a byte of data may take: as a copy of one block on m+1 servers, each with a record's
+ * header, an eighth of a block. */
+static uint64_t worst_eighths(const struct meta_service *s)
+{
+    return 9 * (uint64_t)(s->tables->policy->m + 1);
+}
+
+/* What reserved extents keep from everybody else, up to UINT64_MAX. */
+static uint64_t raw_reserved(const struct meta_service *s)
+{
+    if (s->reserved == 0) {
+        return 0;
+    }
+    if (s->tables == NULL || s->reserved >= UINT64_MAX / 128) {
+        return UINT64_MAX;
+    }
+    const uint64_t slack = registry_slack(&s->registry);
+    const uint64_t raw = (s->reserved + 7) / 8 * worst_eighths(s);
+    return raw < UINT64_MAX - slack ? raw + slack : UINT64_MAX;
+}
+
 uint64_t service_raw_free(const struct meta_service *s)
 {
     uint64_t total = 0;
     uint64_t free_bytes = 0;
     registry_space(&s->registry, &total, &free_bytes);
-    return free_bytes;
+    const uint64_t kept = raw_reserved(s);
+    return free_bytes > kept ? free_bytes - kept : 0;
+}
+
+uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted)
+{
+    uint64_t total = 0;
+    uint64_t free_bytes = 0;
+    registry_space(&s->registry, &total, &free_bytes);
+    const uint64_t slack = registry_slack(&s->registry);
+    const uint64_t kept = granted < UINT64_MAX - slack ? granted + slack : UINT64_MAX;
+    return free_bytes > kept ? (free_bytes - kept) / worst_eighths(s) * 8 : 0;
 }
 
 /* ---- reads ---------------------------------------------------------------------------------- */
@@ -62,7 +94,7 @@ static void statfs_fill(struct meta_service *s, struct buf *reply)
     uint64_t free_bytes = 0;
     registry_space(&s->registry, &total, &free_bytes);
     m->total = total / (p->k + p->m) * p->k;
-    m->free = free_bytes / (p->k + p->m) * p->k;
+    m->free = service_raw_free(s) / (p->k + p->m) * p->k;
     m->inodes_free = m->free / 4096; /* no quota yet: as many as there is room for */
     m->inodes += m->inodes_free;
     buf_clear(reply);
@@ -200,6 +232,7 @@ static void counters_done(struct machine_read *m)
     if (c == NULL) {
         return;
     }
+    s->reserved = c->reserved_bytes;
     s->garbage_pending = s->garbage_pending || c->garbage_ids > 0;
     s->reap_pending = s->reap_pending || c->reaps > 0;
     s->feature_level = c->feature_level;
@@ -252,6 +285,8 @@ static void on_applied(void *ctx, const struct fsm_effects *e)
     if (!s->leader) {
         return;
     }
+    s->reserved = e->reserved;
+    s->registry.stored += e->stored + e->stored / 8; /* with the records' headers */
     service_session_applied(s, e);
     service_chunk_applied(s, e);
     if (e->tables_changed) {

@@ -112,6 +112,7 @@ struct meta_service {
     bool garbage_reading, owed_reading, garbage_pending;
     uint32_t garbage_after; /* groups up to here were asked about in this round */
     uint64_t garbage_at_ms; /* not before */
+    uint64_t reserved; /* bytes of reserved extents, as last applied */
     struct list garbage_done; /* orders whose end is to be proposed */
     struct proposal garbage;
     struct buf garbage_body;
@@ -149,7 +150,10 @@ bool service_leads(struct meta_service *s, struct request *r);
 /* Answers with what an applied entry left: reply or refusal. */
 void service_answer_effects(struct request *r, const struct proposal *p);
 void service_tables_changed(struct meta_service *s, bool replicated);
-uint64_t service_raw_free(const struct meta_service *s); /* what may still be granted */
+/* Raw bytes that may still be granted: those for reserved extents are not among them. */
+uint64_t service_raw_free(const struct meta_service *s);
+/* How many bytes may be reserved in all, if `granted` raw bytes are promised to others. */
+uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted);
 /* The loop did not run for a while: nobody is late. Whoever judges by the clock looks first: after a pause
  * requests are read before the tick runs. */
 void service_watch_gap(struct meta_service *s);

@@ -467,29 +467,70 @@ static void handle_close(struct request *r, void *ctx)
 
 /* ---- commands ------------------------------------------------------------------------------- */
 
-/* Session and sequence of a packed CommandRequest, without copying what it carries. */
-static bool command_peek(struct bytes body, uint64_t *session, uint64_t *seq)
+/* Numbers of fields in meta.proto. */
+enum { FIELD_SESSION = 1, FIELD_SEQ = 2, FIELD_OPS = 4, FIELD_RESERVE_MAX = 5, FIELD_OP = 1, FIELD_FALLOCATE = 8 };
+
+struct command_head {
+    uint64_t session, seq;
+    struct bytes ops;
+};
+
+/* Session, sequence and operations of a packed CommandRequest, without copying what it carries. */
+static bool command_peek(struct bytes body, struct command_head *out)
 {
     struct cursor c = cursor_of(body);
     unsigned seen = 0;
+    *out = (struct command_head){.seq = 0};
     while (cursor_left(&c) > 0 && !c.bad) {
         const uint64_t tag = cursor_varint(&c);
         if ((tag & 7) == 2) {
-            (void)cursor_run(&c);
+            const struct bytes run = cursor_run(&c);
+            out->ops = tag >> 3 == FIELD_OPS ? run : out->ops;
         } else if ((tag & 7) == 0) {
             const uint64_t value = cursor_varint(&c);
-            if (tag >> 3 == 1) {
-                *session = value;
+            if (tag >> 3 == FIELD_SESSION) {
+                out->session = value;
                 seen |= 1;
-            } else if (tag >> 3 == 2) {
-                *seq = value;
+            } else if (tag >> 3 == FIELD_SEQ) {
+                out->seq = value;
                 seen |= 2;
             }
         } else {
             return false; /* no field of it has another wire type */
         }
     }
-    return !c.bad && seen == 3;
+    return !c.bad && seen == 3 && out->seq != 0;
+}
+
+/* Whether a packed message has a field of this number, which is a message; `then`: that one has such a field. */
+static bool has_field(struct bytes message, uint64_t field, uint64_t then)
+{
+    struct cursor c = cursor_of(message);
+    while (cursor_left(&c) > 0 && !c.bad) {
+        const uint64_t tag = cursor_varint(&c);
+        if ((tag & 7) != 2) {
+            (void)cursor_varint(&c);
+            continue;
+        }
+        const struct bytes run = cursor_run(&c);
+        if (!c.bad && tag >> 3 == field && (then == 0 || has_field(run, then, 0))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The room for preallocations is known to the leader only, from heartbeats; `apply` has to decide alike on every
+ * server. So the leader adds to the command how much may be reserved in all: what is behind it in the
+ * log is counted when it is applied. A field that was there already loses against one that follows. */
+static void add_reserve_max(struct meta_service *s, const struct client *c, struct asked *a)
+{
+    uint64_t granted = 0;
+    table_walk(&s->clients, credit_visit, &granted);
+    buf_add(&a->body, a->request->body.data, a->request->body.len);
+    buf_varint(&a->body, FIELD_RESERVE_MAX << 3);
+    buf_varint(&a->body, service_reserve_max(s, granted - c->credit));
+    a->proposal.body = buf_bytes(&a->body);
 }
 
 static void command_done(struct proposal *p)
@@ -518,27 +559,30 @@ static void handle_command(struct request *r, void *ctx)
     if (!service_leads(s, r)) {
         return;
     }
-    uint64_t session = 0;
-    uint64_t seq = 0;
-    if (!command_peek(r->body, &session, &seq) || seq == 0) {
+    struct command_head head;
+    if (!command_peek(r->body, &head)) {
         request_malformed(r);
         return;
     }
-    struct client *c = service_client(s, session);
+    struct client *c = service_client(s, head.session);
     if (c == NULL) {
         request_reply(r, s->sessions_known ? ERR_SESSION_ENDED : ERR_BUSY, BYTES(NULL, 0), NULL);
         return;
     }
     c->connection = r->peer;
-    if (seq > c->proposed + 1) {
+    const bool reserves = has_field(head.ops, FIELD_OP, FIELD_FALLOCATE);
+    if (head.seq > c->proposed + 1 || (reserves && (s->tables == NULL || !space_known(s)))) {
         request_reply(r, ERR_BUSY, BYTES(NULL, 0), NULL);
         return;
     }
-    c->proposed = seq > c->proposed ? seq : c->proposed;
+    c->proposed = head.seq > c->proposed ? head.seq : c->proposed;
     struct asked *a = asked_new(s, r, ENTRY_COMMAND, command_done);
-    a->session = session;
-    a->seq = seq;
+    a->session = head.session;
+    a->seq = head.seq;
     a->proposal.body = r->body; /* stays until the request is answered */
+    if (reserves) {
+        add_reserve_max(s, c, a);
+    }
     machine_propose(s->machine, &a->proposal);
 }
 

@@ -178,6 +178,8 @@ static void fill_counts(const struct meta_service *s, const Cfs__FsmCounters *c,
     m->policy = c->policy;
     m->inodes = c->inodes;
     m->user_bytes = c->user_bytes;
+    m->has_reserved_bytes = true;
+    m->reserved_bytes = c->reserved_bytes;
     m->stripes = c->stripes;
     m->garbage_stripes = c->garbage_ids;
     m->bad_fragments = s->bad_count;

@@ -66,6 +66,7 @@ static struct registry_server *insert(struct registry *r, uint32_t id, uint64_t 
 {
     struct registry_server *s = xcalloc(1, sizeof *s);
     s->id = id;
+    s->registry = r;
     s->state = SERVER_UP;
     s->heard_ms = now_ms;
     s->owes = true; /* until a look tells */
@@ -111,6 +112,11 @@ static bool set_state(struct registry_server *s, enum registry_server_state stat
     return changed;
 }
 
+static bool is_up(const struct registry_server *s)
+{
+    return s->state == SERVER_UP || s->state == SERVER_FULL;
+}
+
 bool registry_heard(struct registry_server *s, struct registry_disk *disks, unsigned n_disks,
                     const void *connection, uint64_t now_ms)
 {
@@ -118,7 +124,10 @@ bool registry_heard(struct registry_server *s, struct registry_disk *disks, unsi
     s->disks = disks;
     s->n_disks = n_disks;
     s->connection = connection;
+    const bool goes_on = s->heard && is_up(s);
     s->heard_ms = now_ms;
+    s->stored_before = goes_on ? s->stored_last : s->registry->stored;
+    s->stored_last = s->registry->stored;
     s->heard = true;
     return set_state(s, alive(s));
 }
@@ -157,11 +166,6 @@ void registry_forgive(struct registry *r, uint64_t now_ms)
     }
 }
 
-static bool is_up(const struct registry_server *s)
-{
-    return s->state == SERVER_UP || s->state == SERVER_FULL;
-}
-
 unsigned registry_count_up(const struct registry *r)
 {
     unsigned n = 0;
@@ -197,6 +201,34 @@ static void filesystem_add(struct filesystem *f, const struct registry_disk *d)
     }
 }
 
+/* Committed stripes of which no heartbeat tells. A server's free space may be that of a moment before its heartbeat was
+ * sent, hence the one before. */
+static uint64_t untold(const struct registry *r)
+{
+    uint64_t since = r->stored;
+    for (unsigned i = 0; i < r->n; i++) {
+        const struct registry_server *s = r->servers[i];
+        since = is_up(s) && s->heard && s->stored_before < since ? s->stored_before : since;
+    }
+    return r->stored - since;
+}
+
+uint64_t registry_slack(const struct registry *r)
+{
+    /* The segment that a chunk server keeps open for small records is 1/64 of its disk, 1 to 16 MiB; what it
+     * allocates ahead for long ones is as much, 2 to 16 MiB (disk-format-chunk.md). */
+    const uint64_t least = 3u << 20, most = 32u << 20;
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < r->n; i++) {
+        const struct registry_server *s = r->servers[i];
+        for (unsigned k = 0; k < s->n_disks && is_up(s); k++) {
+            const uint64_t part = s->disks[k].total / 32;
+            sum += part < least ? least : part > most ? most : part;
+        }
+    }
+    return sum;
+}
+
 /* Servers with a size of their own on one filesystem add up; together they have no more than it has. */
 void registry_space(const struct registry *r, uint64_t *total, uint64_t *free_bytes)
 {
@@ -221,5 +253,7 @@ void registry_space(const struct registry *r, uint64_t *total, uint64_t *free_by
         *free_bytes += limited ? list[i].limit : list[i].free;
         *total += limited ? list[i].total_max : list[i].total;
     }
+    const uint64_t less = untold(r);
+    *free_bytes -= less < *free_bytes ? less : *free_bytes;
     free(list);
 }

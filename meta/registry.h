@@ -47,11 +47,14 @@ struct registry_server {
     bool owes;            /* may have deletions left that others of its group have done */
     bool owed_noted;      /* that it did some of them is on its way into the state */
     unsigned owed_orders; /* of these under way */
+    const struct registry *registry;
+    uint64_t stored_last, stored_before; /* registry.stored at its last two heartbeats */
 };
 
 struct registry {
     struct registry_server **servers; /* ascending ids */
     unsigned n;
+    uint64_t stored; /* raw bytes that the service knows to have been written; only grows */
 };
 
 void registry_init(struct registry *r);
@@ -74,7 +77,10 @@ bool registry_tick(struct registry *r, uint64_t now_ms);
 void registry_forgive(struct registry *r, uint64_t now_ms);
 
 unsigned registry_count_up(const struct registry *r); /* up or full */
-/* Raw bytes of all disks of servers that are up; what one filesystem has counts once. */
+/* Raw bytes of all disks of servers that are up; what one filesystem has counts once. Free: less what was stored
+ * since the heartbeat before the last one, of which the last one may not tell yet. */
 void registry_space(const struct registry *r, uint64_t *total, uint64_t *free_bytes);
+/* Of that free space, what segments of the other kind of record may hold, so that it cannot be used: raw bytes. */
+uint64_t registry_slack(const struct registry *r);
 
 #endif

@@ -627,7 +627,9 @@ int stripes_commit(struct fsm *f, const struct stripe_commit *c)
     }
     stripe_put(f, c->at, &c->row);
     *fsm_counter(f, COUNT_STRIPES) += 1;
-    *fsm_counter(f, COUNT_STORED_BYTES) += stripe_stored_bytes(row_code(&c->row), c->row.length);
+    const uint64_t stored = stripe_stored_bytes(row_code(&c->row), c->row.length);
+    *fsm_counter(f, COUNT_STORED_BYTES) += stored;
+    f->effects->stored += stored;
     return 0;
 }
 

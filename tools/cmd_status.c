@@ -58,6 +58,10 @@ static void print_head(const Cfs__StatusReply *s)
     printf("space     %s raw, %s free; %s of data in %" PRIu64 " inodes\n",
            cmd_size(s->raw_total, total), cmd_size(s->raw_free, free_text),
            cmd_size(s->user_bytes, user), s->inodes);
+    if (s->reserved_bytes > 0) {
+        printf("          %s of it preallocated and not written: room is kept for that\n",
+               cmd_size(s->reserved_bytes, user));
+    }
     printf("groups    %u, %u degraded, %u take no writes\n", s->groups, s->groups_degraded,
            s->groups_unwritable);
     printf("stripes   %" PRIu64 ", %" PRIu64 " waiting to be deleted, %" PRIu64
@@ -274,6 +278,7 @@ static void print_json(const Cfs__StatusReply *s)
     json_number(&j, "groups_unwritable", s->groups_unwritable);
     json_number(&j, "inodes", s->inodes);
     json_number(&j, "user_bytes", s->user_bytes);
+    json_number(&j, "reserved_bytes", s->reserved_bytes);
     json_number(&j, "stripes", s->stripes);
     json_number(&j, "garbage_stripes", s->garbage_stripes);
     json_number(&j, "bad_fragments", s->bad_fragments);

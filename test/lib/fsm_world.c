@@ -189,6 +189,8 @@ int fsm_world_command(struct fsm_world *w, Cfs__Op **ops, size_t n)
     c.seq = w->seq + 1;
     c.acked = w->acked;
     c.ops = (ProtobufCBinaryData){packed.len, packed.data};
+    c.has_reserve_max = w->reserve_max != 0;
+    c.reserve_max = w->reserve_max;
     int stopped;
     int rc = fsm_world_try(w, ENTRY_COMMAND, &c.base, &stopped);
     buf_release(&packed);

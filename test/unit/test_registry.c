@@ -114,6 +114,48 @@ START_TEST(failed_disks_and_servers_that_are_down_have_no_space)
 }
 END_TEST
 
+static uint64_t free_now(void)
+{
+    uint64_t total, free_bytes;
+    registry_space(&r, &total, &free_bytes);
+    return free_bytes;
+}
+
+START_TEST(what_was_stored_since_is_not_free_until_two_heartbeats_told_of_it)
+{
+    struct registry_server *one = put(1, 0), *two = put(2, 0);
+    int conn;
+    r.stored = 5000; /* of before: the first heartbeat tells of it */
+    (void)registry_heard(one, disk(1, 1000, 500, 0, 1), 1, &conn, 1000);
+    (void)registry_heard(two, disk(2, 1000, 500, 0, 1), 1, &conn, 1000);
+    ck_assert_uint_eq(free_now(), 1000);
+    r.stored += 100;
+    ck_assert_uint_eq(free_now(), 900);
+    (void)registry_heard(one, disk(1, 1000, 450, 0, 1), 1, &conn, 2000);
+    (void)registry_heard(two, disk(2, 1000, 450, 0, 1), 1, &conn, 2000);
+    ck_assert_uint_eq(free_now(), 800);
+    (void)registry_heard(one, disk(1, 1000, 450, 0, 1), 1, &conn, 3000);
+    ck_assert_uint_eq(free_now(), 800);
+    (void)registry_heard(two, disk(2, 1000, 450, 0, 1), 1, &conn, 3000);
+    ck_assert_uint_eq(free_now(), 900);
+    r.stored += 5000;
+    ck_assert_uint_eq(free_now(), 0);
+    (void)registry_tick(&r, 8001); /* both are down, and what comes back tells of it */
+    (void)registry_heard(one, disk(1, 1000, 300, 0, 1), 1, &conn, 9000);
+    ck_assert_uint_eq(free_now(), 300);
+}
+END_TEST
+
+START_TEST(slack_is_what_open_segments_may_hold)
+{
+    int conn;
+    (void)registry_heard(put(1, 0), disk(1, 1ull << 30, 1, 0, 1), 1, &conn, 0);
+    (void)registry_heard(put(2, 0), disk(2, 1ull << 40, 1, 0, 1), 1, &conn, 0);
+    (void)registry_heard(put(3, 0), disk(3, 64u << 20, 1, 0, 1), 1, &conn, 0);
+    ck_assert_uint_eq(registry_slack(&r), (32u + 32 + 3) << 20);
+}
+END_TEST
+
 START_TEST(servers_are_found_by_id_and_identity)
 {
     const uint8_t second[16] = {2};
@@ -141,6 +183,8 @@ int main(void)
     tcase_add_test(t, a_server_whose_disks_are_all_full_is_full);
     tcase_add_test(t, sized_servers_on_one_filesystem_add_up_to_what_it_has);
     tcase_add_test(t, failed_disks_and_servers_that_are_down_have_no_space);
+    tcase_add_test(t, what_was_stored_since_is_not_free_until_two_heartbeats_told_of_it);
+    tcase_add_test(t, slack_is_what_open_segments_may_hold);
     tcase_add_test(t, servers_are_found_by_id_and_identity);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
