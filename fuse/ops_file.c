@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "fuse/ops_internal.h"
 
-enum { WRITE_RETRIES = 8 };
+enum { WRITE_RETRIES = 8, WRITE_LOOKS = 50 /* a tick of the writer each */ };
 
 /* Streams are written past the page cache (facts: 3 times as fast); everything else goes through it and stays in it:
  * pages are dropped by notification only. */
@@ -196,6 +196,13 @@ static void write_try(struct task *t, int rc)
         rc = writer_write(t->o->c->writer, t->in, t->offset, data, t->flags);
     } else if (rc == -EAGAIN || rc == -ENODATA) {
         rc = -EIO;
+    }
+    if (rc == -EAGAIN && writer_wants_layout(t->o->c->writer, t->in, t->offset, t->length)) {
+        if (t->looks++ == WRITE_LOOKS) { /* what lies there cannot be learned */
+            task_error(t, -ENOSPC);
+            return;
+        }
+        reader_want_layout(t->o->c->reader, t->in, t->offset, t->length);
     }
     if (rc == -EAGAIN) {
         task_wait_room(t, write_try);

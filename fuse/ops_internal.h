@@ -111,7 +111,8 @@ struct task {
     bool wait_out;
     struct reading *reading;
     struct seeking *seeking; /* cannot be cancelled: loses its task instead */
-    unsigned retries;
+    unsigned retries, looks;
+    struct timer pause;      /* before a command is tried again */
     task_next then;
     task_next after;         /* an open, a create: what follows its truncation */
     void (*local)(struct task *t); /* the local half of a command that was submitted */

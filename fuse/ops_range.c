@@ -53,6 +53,8 @@ void ops_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fus
     task_need_content(t, seek_start);
 }
 
+enum { FALLOCATE_RETRY_MS = 500, FALLOCATE_RETRIES = 10 };
+
 /* ---- fallocate: everything dirty first, so that only the server's view is changed ---- */
 
 static void range_changed(struct ops *o, struct inode *in, uint64_t offset, uint64_t length)
@@ -71,38 +73,75 @@ static void fallocate_local(struct task *t)
     }
 }
 
+static bool reserves(const struct task *t)
+{
+    return (t->flags & FALLOC_FL_PUNCH_HOLE) == 0;
+}
+
+static void fallocate_send(struct task *t, void (*send)(struct task *t, Cfs__Op *op, task_done done));
+
+static void fallocate_again(struct timer *timer)
+{
+    struct task *t = container_of(timer, struct task, pause);
+    if (t->r->fatal) { /* its caller was killed: nothing is done for it any more */
+        task_error(t, -EINTR);
+    } else {
+        fallocate_send(t, task_submit_more);
+    }
+}
+
+/* A preallocation takes space: what of it is new is not there for other writes any more. ZERO_RANGE may have given
+ * back as much as it took; it counts in full until the next renewal. */
+static void fallocate_took(struct task *t, int rc)
+{
+    const uint64_t now = (uint64_t)t->in->st.st_blocks * 512;
+    uint64_t got = now > t->mark ? now - t->mark : 0;
+    got = (t->flags & FALLOC_FL_ZERO_RANGE) != 0 ? t->length : got;
+    writer_reserved(t->o->c->writer, t->length, rc == 0 ? got : 0);
+}
+
+/* EAGAIN: it does not fit now, but something waits to be deleted. */
 static void fallocate_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
     (void)reply;
-    task_error(t, rc);
-}
-
-/* A preallocation takes no space yet, and several may together be more than there is; but one that could
- * never be filled is refused, as everywhere. Not when it may have been carried out before. */
-static bool fallocate_fits(const struct task *t)
-{
-    const uint64_t there = (uint64_t)t->in->st.st_blocks * 512;
-    return (t->flags & FALLOC_FL_PUNCH_HOLE) != 0 || task_numbered(t) || t->length <= there ||
-           writer_has_space(t->o->c->writer, t->length - there);
-}
-
-static void fallocate_submit(struct task *t, int rc)
-{
-    rc = rc == 0 && !fallocate_fits(t) ? -ENOSPC : rc;
-    if (rc != 0) {
-        task_error(t, rc);
+    if (reserves(t)) {
+        fallocate_took(t, rc);
+    }
+    if (rc == -EAGAIN && t->retries++ < FALLOCATE_RETRIES) {
+        t->pause.on_due = fallocate_again;
+        timers_arm(t->o->c->timers, &t->pause, timers_now(t->o->c->timers) + FALLOCATE_RETRY_MS);
         return;
     }
+    task_error(t, rc == -EAGAIN ? -ENOSPC : rc);
+}
+
+static void fallocate_send(struct task *t, void (*send)(struct task *t, Cfs__Op *op, task_done done))
+{
     Cfs__FallocateOp f = CFS__FALLOCATE_OP__INIT;
     f.ino = t->ino;
     f.mode = t->flags;
     f.offset = t->offset;
     f.length = t->length;
     f.has_kill_priv = f.kill_priv = fuse_req_ctx(t->req)->uid != 0; /* the kernel leaves that to us */
+    if (reserves(t)) {
+        f.has_dirty = true;
+        f.dirty = writer_promised(t->o->c->writer);
+        t->mark = (uint64_t)t->in->st.st_blocks * 512;
+        writer_reserve(t->o->c->writer, t->length);
+    }
     Cfs__Op op = CFS__OP__INIT;
     op.fallocate = &f;
     t->local = fallocate_local;
-    task_submit(t, &op, fallocate_done);
+    send(t, &op, fallocate_done);
+}
+
+static void fallocate_submit(struct task *t, int rc)
+{
+    if (rc != 0) {
+        task_error(t, rc);
+        return;
+    }
+    fallocate_send(t, task_submit);
 }
 
 static void fallocate_outlined(struct task *t, int rc)

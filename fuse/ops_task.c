@@ -43,6 +43,7 @@ static void changes_end(struct task *t, bool known)
 static void stop_waiting(struct task *t)
 {
     list_remove(&t->node);
+    timers_stop(t->o->c->timers, &t->pause);
     if (t->read_out) {
         session_read_cancel(&t->read);
     }

@@ -42,6 +42,10 @@ void reader_seek(struct reader *r, struct inode *in, uint64_t offset, bool hole,
 /* What is cached of the file in this range is not true any more. */
 void reader_invalidate(struct reader *r, uint64_t ino, uint64_t offset, uint64_t length);
 
+/* Asks for the extents of this range if the inode's cache has not all of them; nobody is told when
+ * they are there. The inode is pinned meanwhile. */
+void reader_want_layout(struct reader *r, struct inode *in, uint64_t offset, uint64_t length);
+
 /* Fragments found missing or corrupt since the last call, at most max: for the renewal of the
  * session. */
 struct bad_fragment {

@@ -99,8 +99,12 @@ static uint64_t ask_from(const struct inode *in, uint64_t at)
     return at;
 }
 
-void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job,
-                  struct list *seek)
+struct layout_range {
+    uint64_t from, to;
+};
+
+static void fetch_to(struct reader *r, struct inode *in, struct layout_range range, struct job *job,
+                     struct list *seek)
 {
     struct lfetch *f = fetch_find(r, in, METHOD_EXTENTS);
     const bool fresh = f == NULL;
@@ -117,8 +121,8 @@ void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job 
     if (!fresh) {
         return;
     }
-    f->from = ask_from(in, from);
-    const uint64_t size = itable_size(in);
+    f->from = ask_from(in, range.from);
+    const uint64_t size = itable_size(in) > range.to ? itable_size(in) : range.to;
     Cfs__ExtentsRequest message = CFS__EXTENTS_REQUEST__INIT;
     message.session = session_id(r->client->session);
     message.ino = in->ino;
@@ -131,6 +135,19 @@ void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job 
     f->read = (struct session_read){
         .method = METHOD_EXTENTS, .body = buf_bytes(&f->body), .on_done = layout_done};
     session_read_start(r->client->session, &f->read);
+}
+
+void layout_fetch(struct reader *r, struct inode *in, uint64_t from, struct job *job,
+                  struct list *seek)
+{
+    fetch_to(r, in, (struct layout_range){from, itable_size(in)}, job, seek);
+}
+
+void reader_want_layout(struct reader *r, struct inode *in, uint64_t offset, uint64_t length)
+{
+    if (offset < in->extents_from || offset + length > in->extents_to) {
+        fetch_to(r, in, (struct layout_range){offset, offset + length}, NULL, NULL);
+    }
 }
 
 static void content_done(struct session_read *read)

@@ -619,13 +619,27 @@ void writer_rebuild(struct writer *w)
     w->retire = true;
 }
 
-bool writer_has_space(const struct writer *w, uint64_t bytes)
+uint64_t writer_promised(const struct writer *w)
 {
-    const struct client *c = w->client;
-    const uint64_t left = w->credit > w->credit_used ? w->credit - w->credit_used : 0;
-    return bytes / c->policy.k <= left / (c->policy.k + c->policy.m);
+    return (uint64_t)(w->n_dirty - w->n_paid) * PAGE_BYTES;
 }
 
+void writer_reserve(struct writer *w, uint64_t bytes)
+{
+    const uint64_t raw = raw_worst(w, bytes);
+    const uint64_t most = UINT64_MAX / 2; /* so that it can be added to */
+    w->reserving = raw < most - w->reserving ? w->reserving + raw : most;
+}
+
+void writer_reserved(struct writer *w, uint64_t bytes, uint64_t got)
+{
+    const uint64_t raw = raw_worst(w, bytes);
+    w->reserving -= raw < w->reserving ? raw : w->reserving;
+    w->credit_used += raw_worst(w, got);
+}
+
+/* What was reserved before the leader answered is in its figure; a reservation under way goes on
+ * the safe side. */
 void writer_credit(struct writer *w, uint64_t credit_bytes)
 {
     w->credit = credit_bytes;

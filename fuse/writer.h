@@ -78,8 +78,17 @@ void writer_drop_clean(struct writer *w, struct inode *in, uint64_t offset, uint
 /* st_blocks: bytes that are dirty and not yet counted by the server. */
 uint64_t writer_dirty_bytes(struct writer *w, const struct inode *in);
 uint64_t writer_total_dirty(const struct writer *w);
-/* Whether so many more bytes would fit in the cluster, by the last renewal. */
-bool writer_has_space(const struct writer *w, uint64_t bytes);
+/* Acknowledged bytes that still need room in the cluster, as whole pages: not those that lie in
+ * reserved extents. */
+uint64_t writer_promised(const struct writer *w);
+/* A reservation of so many bytes was asked for: until it is answered nothing else may be promised
+ * them. Then `got` of them are reserved. */
+void writer_reserve(struct writer *w, uint64_t bytes);
+void writer_reserved(struct writer *w, uint64_t bytes, uint64_t got);
+/* A write was answered -EAGAIN for want of space, and might still be one into reserved extents:
+ * they have to be in the inode's cache. */
+bool writer_wants_layout(const struct writer *w, const struct inode *in, uint64_t offset,
+                         uint64_t len);
 void writer_credit(struct writer *w, uint64_t credit_bytes); /* from a renewal of the session */
 
 #endif

@@ -498,10 +498,13 @@ static void commit_good(struct wcommit *c, const Cfs__Attr *attr)
     while (!list_empty(&c->stripes)) {
         struct wstripe *s = list_first(&c->stripes, struct wstripe, node);
         list_remove(&s->node);
+        uint64_t paid = 0; /* what was set aside for those is granted again */
         for (unsigned i = 0; i < s->n_pages; i++) {
+            paid += w->page[s->page[i]].paid ? PAGE_BYTES : 0;
             pages_committed(wi, s->page[i]);
         }
-        w->credit_used += stripe_stored_bytes(s->code, s->length);
+        const uint64_t stored = stripe_stored_bytes(s->code, s->length);
+        w->credit_used += stored - (raw_worst(w, paid) < stored ? raw_worst(w, paid) : stored);
         stripe_free(s);
     }
     for (unsigned i = 0; i < c->n_pages; i++) {

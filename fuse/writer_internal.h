@@ -53,6 +53,7 @@ struct wpage {              /* heap side of arena->page[i] */
     uint64_t since; /* stamp of the write that made it dirty */
     uint8_t state;  /* enum page_state */
     bool superseded;
+    bool paid; /* dirty, in a reserved extent, and acknowledged though there was no credit */
 };
 
 struct plan_entry {
@@ -159,6 +160,7 @@ struct writer {
     struct wpage *page;
     uint32_t *free_page;
     unsigned n_pages, n_free, n_dirty, n_clean;
+    unsigned n_paid; /* of the dirty ones */
     struct list lru; /* clean pages, coldest first */
     uint32_t *free_record, *free_commit;
     unsigned n_free_records, n_free_commits;
@@ -191,8 +193,16 @@ struct writer {
     uint64_t tables_retry_ms;
     /* credit */
     uint64_t credit, credit_used, credit_short_ms;
+    uint64_t reserving; /* raw bytes that fallocates under way may take */
     uint64_t stripes_written, stripes_failed;
 };
+
+/* Raw bytes that dirty bytes may take: as copies of single blocks, each with a record's header. */
+static inline uint64_t raw_worst(const struct writer *w, uint64_t bytes)
+{
+    const uint64_t most = UINT64_MAX / 128;
+    return (bytes < most ? bytes : most) / 8 * 9 * (w->client->policy.m + 1u);
+}
 
 /* writer_pages.c */
 static inline uint64_t page_number(const struct writer *w, uint32_t p)
@@ -223,6 +233,9 @@ void pages_take_off(struct winode *wi, uint32_t p);  /* idle -> flight */
 void pages_put_back(struct winode *wi, uint32_t p);  /* flight -> idle, or free when superseded */
 void pages_committed(struct winode *wi, uint32_t p); /* flight -> clean, or free */
 void pages_free(struct winode *wi, uint32_t p);
+/* The idle record that holds these bytes of a page is paid for by a reservation. */
+void pages_pay(struct winode *wi, uint64_t number, unsigned from, unsigned to);
+bool pages_in_flight(const struct winode *wi, uint64_t number);
 void pages_dirty_again(struct winode *wi, uint64_t from, uint64_t to); /* clean -> idle */
 void pages_drop(struct winode *wi, struct list *which, uint64_t from, uint64_t to);
 bool pages_older_in_flight(const struct winode *wi, uint32_t p);

@@ -90,6 +90,7 @@ static void leave_state(struct winode *wi, struct wpage *wp)
         wi->n_idle -= wp->state == PAGE_IDLE;
         wi->n_flight -= wp->state == PAGE_FLIGHT;
         w->n_dirty--;
+        w->n_paid -= wp->paid;
         wi->dirty_bytes -= wp->superseded ? 0 : bytes;
         if (wi->barrier_on && wp->since <= wi->barrier) {
             wi->barrier_pages--;
@@ -106,6 +107,7 @@ static void enter_state(struct winode *wi, struct wpage *wp, enum page_state sta
     wp->state = (uint8_t)state;
     wp->owner = wi;
     if (state == PAGE_CLEAN) {
+        wp->paid = false;
         wi->n_clean++;
         w->n_clean++;
         list_add_tail(&wi->clean, &wp->at);
@@ -115,6 +117,7 @@ static void enter_state(struct winode *wi, struct wpage *wp, enum page_state sta
     wi->n_idle += state == PAGE_IDLE;
     wi->n_flight += state == PAGE_FLIGHT;
     w->n_dirty++;
+    w->n_paid += wp->paid;
     wi->dirty_bytes += wp->superseded ? 0 : bytes;
     if (wi->barrier_on && wp->since <= wi->barrier) {
         wi->barrier_pages++;
@@ -131,7 +134,7 @@ void pages_free(struct winode *wi, uint32_t p)
     table_remove(&w->index, &wp->node);
     wp->state = PAGE_FREE;
     wp->owner = NULL;
-    wp->superseded = false;
+    wp->superseded = wp->paid = false;
     w->free_page[w->n_free++] = p;
 }
 
@@ -348,18 +351,35 @@ void pages_put(struct winode *wi, uint64_t number, unsigned from, unsigned to, c
     fresh(wi, number, from, to, src);
 }
 
+void pages_pay(struct winode *wi, uint64_t number, unsigned from, unsigned to)
+{
+    struct writer *w = wi->w;
+    for (struct wpage *wp = first_of(w, wi->ino, number); wp != NULL; wp = next_of(w, wp)) {
+        const uint32_t p = page_index(w, wp);
+        if (wp->state == PAGE_IDLE && page_from(w, p) <= from && page_to(w, p) >= to && !wp->paid) {
+            wp->paid = true;
+            w->n_paid++;
+            return;
+        }
+    }
+}
+
 /* ---- looking ---- */
 
-bool pages_older_in_flight(const struct winode *wi, uint32_t p)
+bool pages_in_flight(const struct winode *wi, uint64_t number)
 {
     const struct writer *w = wi->w;
-    for (struct wpage *wp = first_of(w, wi->ino, page_number(w, p)); wp != NULL;
-         wp = next_of(w, wp)) {
+    for (struct wpage *wp = first_of(w, wi->ino, number); wp != NULL; wp = next_of(w, wp)) {
         if (wp->state == PAGE_FLIGHT) {
             return true;
         }
     }
     return false;
+}
+
+bool pages_older_in_flight(const struct winode *wi, uint32_t p)
+{
+    return pages_in_flight(wi, page_number(wi->w, p));
 }
 
 int64_t pages_find_whole_idle(const struct winode *wi, uint64_t number)

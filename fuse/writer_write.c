@@ -30,26 +30,100 @@ static struct arena_inode *record_get(struct winode *wi)
     return wi->inode->dirty;
 }
 
+enum { KIND_RESERVED = 2 };
+
+/* A write that is to be admitted. */
+struct admission {
+    uint64_t offset, end, pages;
+    bool looks; /* for pages that a reservation pays for */
+};
+
+static uint64_t first_page(const struct admission *a)
+{
+    return a->offset / PAGE_BYTES;
+}
+
+/* The bytes of page `number` that are written. */
+static void page_part(const struct admission *a, uint64_t number, uint64_t *from, uint64_t *to)
+{
+    const uint64_t base = number * PAGE_BYTES;
+    *from = a->offset > base ? a->offset : base;
+    *to = a->end < base + PAGE_BYTES ? a->end : base + PAGE_BYTES;
+}
+
+/* Bytes of [from, to) in reserved extents, as far as the cache knows. */
+static uint64_t reserved_in(const struct inode *in, uint64_t from, uint64_t to)
+{
+    uint64_t sum = 0;
+    from = from > in->extents_from ? from : in->extents_from;
+    to = to < in->extents_to ? to : in->extents_to;
+    for (unsigned i = itable_extent_at(in, from); i < in->n_extents && from < to; i++) {
+        const struct iextent *e = &in->extent[i];
+        const uint64_t a = e->offset > from ? e->offset : from;
+        const uint64_t b = e->offset + e->length < to ? e->offset + e->length : to;
+        if (e->offset >= to) {
+            break;
+        }
+        sum += e->kind == KIND_RESERVED && a < b ? b - a : 0;
+    }
+    return sum;
+}
+
+/* Room for a page was set aside once. So it pays for the first bytes of a page that is wholly
+ * reserved, and for the last ones of another; and not while an earlier version of the page is on
+ * its way there. */
+static bool page_is_paid(const struct inode *in, const struct admission *a, uint64_t number)
+{
+    const struct winode *wi = winode_find(in);
+    const uint64_t base = number * PAGE_BYTES;
+    uint64_t from, to;
+    page_part(a, number, &from, &to);
+    const uint64_t there = reserved_in(in, base, base + PAGE_BYTES);
+    return reserved_in(in, from, to) == to - from && (there == PAGE_BYTES || there == to - from) &&
+           (wi == NULL || !pages_in_flight(wi, number));
+}
+
+static uint64_t unpaid_pages(const struct inode *in, const struct admission *a)
+{
+    uint64_t n = a->pages;
+    for (uint64_t i = 0; a->looks && i < a->pages; i++) {
+        n -= page_is_paid(in, a, first_page(a) + i);
+    }
+    return n;
+}
+
+bool writer_wants_layout(const struct writer *w, const struct inode *in, uint64_t offset,
+                         uint64_t len)
+{
+    return w->credit_short_ms != 0 && in->st.st_blocks > 0 &&
+           (offset < in->extents_from || offset + len > in->extents_to);
+}
+
 /* Whether the bytes may be acknowledged: 0, -EAGAIN or the error. */
-static int admit(struct writer *w, const struct inode *in, uint64_t pages)
+static int admit(struct writer *w, const struct inode *in, struct admission *a)
 {
     if (w->ended) {
         return -EIO;
     }
-    if (w->space_rc != 0) {
+    const uint64_t used = w->credit_used + w->reserving;
+    const uint64_t left = w->credit > used ? w->credit - used : 0;
+    a->looks = w->space_rc != 0 || raw_worst(w, writer_promised(w) + a->pages * PAGE_BYTES) > left;
+    const uint64_t unpaid = unpaid_pages(in, a);
+    if (unpaid > 0 && w->space_rc != 0) {
         return w->space_rc;
     }
-    const uint64_t raw = (w->n_dirty + pages) * PAGE_BYTES * (w->client->policy.m + 1u);
-    const uint64_t left = w->credit > w->credit_used ? w->credit - w->credit_used : 0;
-    if (raw > left) {
+    if (unpaid > 0 && raw_worst(w, writer_promised(w) + unpaid * PAGE_BYTES) > left) {
         if (w->credit_short_ms == 0) {
             w->credit_short_ms = now_ms(w) + 1;
         }
         writer_pressure(w);
-        return now_ms(w) + 1 - w->credit_short_ms >= CREDIT_WAIT_MS ? -ENOSPC : -EAGAIN;
+        return now_ms(w) + 1 - w->credit_short_ms >= CREDIT_WAIT_MS &&
+                       !writer_wants_layout(w, in, a->offset, a->end - a->offset)
+                   ? -ENOSPC
+                   : -EAGAIN;
     }
-    w->credit_short_ms = 0;
-    if (!writer_has_room(w, (unsigned)pages) || (in->dirty == NULL && w->n_free_records == 0)) {
+    w->credit_short_ms = a->looks ? w->credit_short_ms : 0;
+    if (!writer_has_room(w, (unsigned)a->pages) || (in->dirty == NULL && w->n_free_records == 0)) {
         writer_pressure(w);
         return -EAGAIN;
     }
@@ -93,14 +167,18 @@ static void note_run(struct winode *wi, uint64_t offset, uint64_t end)
     }
 }
 
-static void put_bytes(struct winode *wi, uint64_t offset, struct bytes data)
+static void put_bytes(struct winode *wi, const struct admission *a, const uint8_t *data)
 {
-    const uint64_t end = offset + data.len;
-    for (uint64_t at = offset; at < end;) {
-        const uint64_t number = at / PAGE_BYTES, base = number * PAGE_BYTES;
-        const uint64_t to = end - base < PAGE_BYTES ? end - base : PAGE_BYTES;
-        pages_put(wi, number, (unsigned)(at - base), (unsigned)to, data.data + (at - offset));
-        at = base + to;
+    for (uint64_t i = 0; i < a->pages; i++) {
+        const uint64_t number = first_page(a) + i, base = number * PAGE_BYTES;
+        const bool paid = a->looks && page_is_paid(wi->inode, a, number);
+        uint64_t from, to;
+        page_part(a, number, &from, &to);
+        pages_put(wi, number, (unsigned)(from - base), (unsigned)(to - base),
+                  data + (from - a->offset));
+        if (paid) {
+            pages_pay(wi, number, (unsigned)(from - base), (unsigned)(to - base));
+        }
     }
 }
 
@@ -117,7 +195,9 @@ int writer_write(struct writer *w, struct inode *in, uint64_t offset, struct byt
         return -ENODATA;
     }
     const uint64_t end = offset + data.len;
-    const int rc = admit(w, in, (end - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1);
+    struct admission a = {
+        .offset = offset, .end = end, .pages = (end - 1) / PAGE_BYTES - offset / PAGE_BYTES + 1};
+    const int rc = admit(w, in, &a);
     if (rc != 0) {
         return rc;
     }
@@ -128,7 +208,7 @@ int writer_write(struct writer *w, struct inode *in, uint64_t offset, struct byt
         winode_changed(wi);
         return -ENODATA;
     }
-    put_bytes(wi, offset, data);
+    put_bytes(wi, &a, data.data);
     note_meta(wi, end, flags);
     if (!was_dirty) {
         wi->dirty_since_ms = now_ms(w);

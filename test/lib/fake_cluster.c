@@ -717,6 +717,9 @@ int worker_write(struct fake_worker *w, uint64_t ino, uint64_t offset, const voi
         if (rc == -ENODATA) {
             fetch_attr(w, ino);
         } else if (rc == -EAGAIN) {
+            if (writer_wants_layout(w->client.writer, in, offset, len)) {
+                reader_want_layout(w->client.reader, in, offset, len);
+            }
             struct waiting x = {.wait = {.on_done = waited}};
             writer_wait_room(w->client.writer, &x.wait);
             CHECK(cluster_run_flag(w->cluster, &x.done, 600000));

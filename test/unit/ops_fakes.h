@@ -51,6 +51,8 @@ static struct world {
     unsigned writes, names_invalidated;
     unsigned invalidated, resumed, truncated, forgotten, writer_started;
     uint64_t truncated_to;
+    uint64_t promised, reserving, reserved, layout_wanted;
+    bool wants_layout;
     struct fuse_ctx ctx;
 } w;
 
@@ -323,10 +325,37 @@ uint64_t writer_dirty_bytes(struct writer *x, const struct inode *in)
     (void)in;
     return 0;
 }
-bool writer_has_space(const struct writer *x, uint64_t bytes)
+uint64_t writer_promised(const struct writer *x)
 {
     (void)x;
-    return bytes < (uint64_t)1 << 50;
+    return w.promised;
+}
+void writer_reserve(struct writer *x, uint64_t bytes)
+{
+    (void)x;
+    w.reserving += bytes;
+}
+void writer_reserved(struct writer *x, uint64_t bytes, uint64_t got)
+{
+    (void)x;
+    w.reserving -= bytes;
+    w.reserved += got;
+}
+bool writer_wants_layout(const struct writer *x, const struct inode *in, uint64_t offset,
+                         uint64_t len)
+{
+    (void)x;
+    (void)in;
+    (void)offset;
+    (void)len;
+    return w.wants_layout;
+}
+void reader_want_layout(struct reader *x, struct inode *in, uint64_t offset, uint64_t length)
+{
+    (void)x;
+    (void)in;
+    (void)offset;
+    w.layout_wanted += length;
 }
 uint64_t writer_total_dirty(const struct writer *x)
 {

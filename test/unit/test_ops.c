@@ -1,3 +1,5 @@
+#include <linux/falloc.h>
+
 #include "test/unit/ops_fakes.h"
 
 static void run_for(uint64_t ms)
@@ -373,6 +375,114 @@ START_TEST(what_a_killed_caller_still_waited_for_is_not_done)
     ck_assert_uint_eq(w.resumed, 1);
     free(q);
     free(cut);
+}
+END_TEST
+
+START_TEST(write_without_credit_asks_what_is_reserved_there_and_gives_up)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = request(1);
+    struct fuse_file_info fi = {.fh = opened(7, 2)};
+    w.current = &q->r;
+    w.write_rc = -EAGAIN;
+    w.wants_layout = true;
+    ops_write(q, 7, "abc", 3, 0, &fi);
+    ck_assert_uint_eq(w.layout_wanted, 3);
+    for (unsigned i = 0; i < 1000 && !q->answered; i++) {
+        w.room->on_done(w.room, 0);
+    }
+    ck_assert_int_eq(q->error, ENOSPC);
+    free(q);
+}
+END_TEST
+
+/* A fallocate of an empty file of which 4 KiB are allocated, as far as its command. */
+static fuse_req_t fallocating(uint64_t unique, int mode)
+{
+    fuse_req_t q = request(unique);
+    struct fuse_file_info fi = {.fh = 0};
+    itable_find(w.client.itable, 7)->st.st_blocks = 8;
+    ops_fallocate(q, 7, mode, 0, 1 << 20, &fi);
+    w.flush->on_done(w.flush, 0);
+    w.quiet->on_done(w.quiet, 0);
+    ck_assert_uint_eq(w.commands, 1);
+    return q;
+}
+
+static void answer_allocated(uint64_t allocated)
+{
+    Cfs__Attr a = attr_of(7, S_IFREG | 0644, 2);
+    a.allocated = allocated;
+    answer_attr(&a);
+}
+
+START_TEST(fallocate_takes_what_is_new_of_it_from_the_credit)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    w.promised = 8192;
+    fuse_req_t q = fallocating(1, 0);
+    Cfs__Ops *ops = sent(0);
+    ck_assert_uint_eq(ops->op[0]->fallocate->dirty, 8192);
+    cfs__ops__free_unpacked(ops, NULL);
+    ck_assert_uint_eq(w.reserving, 1 << 20);
+    answer_allocated(1 << 20);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    ck_assert_uint_eq(w.reserving, 0);
+    ck_assert_uint_eq(w.reserved, (1 << 20) - 4096);
+    free(q);
+}
+END_TEST
+
+START_TEST(fallocate_without_room_is_refused_at_once_unless_some_comes_back)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = fallocating(1, 0);
+    answer_status(-ENOSPC);
+    ck_assert_int_eq(q->error, ENOSPC);
+    free(q);
+    q = fallocating(2, FALLOC_FL_KEEP_SIZE);
+    const uint64_t number = q->record.seq;
+    answer_status(-EAGAIN);
+    ck_assert(!q->answered);
+    ck_assert_uint_eq(w.commands, 0);
+    run_for(500);
+    ck_assert_uint_eq(w.commands, 1);
+    ck_assert_uint_ne(w.command[0]->seq, number); /* another command, harmless to repeat */
+    ck_assert_uint_eq(q->record.seq, number);
+    answer_allocated(1 << 20);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    free(q);
+    q = fallocating(4, 0); /* killed while it waits: nothing is done for it later */
+    answer_status(-EAGAIN);
+    q->r.fatal = true;
+    run_for(500);
+    ck_assert_uint_eq(w.commands, 0);
+    ck_assert(q->answered);
+    free(q);
+    q = fallocating(3, 0);
+    for (unsigned i = 0; i < 10; i++) {
+        answer_status(-EAGAIN);
+        ck_assert(!q->answered);
+        run_for(500);
+    }
+    answer_status(-EAGAIN);
+    ck_assert_int_eq(q->error, ENOSPC);
+    ck_assert_uint_eq(w.reserving, 0);
+    free(q);
+}
+END_TEST
+
+START_TEST(hole_takes_no_credit)
+{
+    looked_up(7, "f", S_IFREG | 0644);
+    fuse_req_t q = fallocating(1, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+    ck_assert_uint_eq(w.reserving, 0);
+    answer_allocated(0);
+    ck_assert_int_eq(q->error, 0);
+    ck_assert_uint_eq(w.reserved, 0);
+    free(q);
 }
 END_TEST
 
@@ -861,6 +971,10 @@ int main(void)
     tcase_add_test(c, numbered_truncate_is_submitted_at_once_and_waits_for_both);
     tcase_add_test(c, write_error_is_told_once_to_each_descriptor_that_was_open);
     tcase_add_test(c, write_waits_for_room_and_is_answered_once);
+    tcase_add_test(c, write_without_credit_asks_what_is_reserved_there_and_gives_up);
+    tcase_add_test(c, fallocate_takes_what_is_new_of_it_from_the_credit);
+    tcase_add_test(c, fallocate_without_room_is_refused_at_once_unless_some_comes_back);
+    tcase_add_test(c, hole_takes_no_credit);
     tcase_add_test(c, what_a_killed_caller_still_waited_for_is_not_done);
     tcase_add_test(c, rename_of_a_dirty_file_flushes_it_first);
     tcase_add_test(c, rename_onto_another_name_of_one_inode_keeps_both);

@@ -1,5 +1,6 @@
 #include <check.h>
 #include <errno.h>
+#include <linux/falloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -396,6 +397,91 @@ START_TEST(without_credit_writes_wait_and_then_fail)
 }
 END_TEST
 
+static struct rig rig_reserved(uint64_t seed, uint64_t length)
+{
+    struct rig g = {.cl = cluster_new(seed)};
+    g.ino = cluster_create(g.cl, "file");
+    Cfs__FallocateOp m = CFS__FALLOCATE_OP__INIT;
+    m.ino = g.ino;
+    m.mode = FALLOC_FL_KEEP_SIZE;
+    m.length = length;
+    Cfs__Op op = CFS__OP__INIT;
+    op.fallocate = &m;
+    ck_assert_int_eq(fsm_world_op(&g.cl->world, &op), 0);
+    g.arena = cluster_arena_new(PAGES, CACHE);
+    g.w = worker_start(g.cl, g.arena);
+    g.cl->credit = 4096;
+    cluster_run(g.cl, 5000);
+    return g;
+}
+
+START_TEST(what_is_reserved_needs_no_credit)
+{
+    struct rig g = rig_reserved(21, 4 * MIB + 100);
+    uint8_t *data = calloc(1, MIB);
+    write_version(&g, 0, 2 * MIB, 1);
+    ck_assert_uint_eq(writer_promised(g.w->client.writer), 0);
+    write_version(&g, MIB, 1000, 1); /* what is not sent yet, again */
+    ck_assert_int_eq(worker_write(g.w, g.ino, 8 * MIB, data, 4096), -ENOSPC);
+    ck_assert_int_eq(worker_write(g.w, g.ino, 4 * MIB - 4096, data, 8192), -ENOSPC); /* beyond it */
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_int_eq(worker_write(g.w, g.ino, 0, data, 4096),
+                     -ENOSPC); /* it is not reserved any more */
+    write_version(&g, 2 * MIB, 2 * MIB + 100, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    ck_assert_uint_eq(writer_total_dirty(g.w->client.writer), 0);
+    Cfs__FsmCounters *c = fsm_world_counters(&g.cl->world);
+    ck_assert_uint_eq(c->reserved_bytes, 0);
+    cfs__fsm_counters__free_unpacked(c, NULL);
+    g.cl->credit = UINT64_MAX;
+    fresh_worker(&g);
+    check_version(&g, 0, 4 * MIB + 100, 1);
+    free(data);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(small_writes_are_paid_a_block_at_a_time)
+{
+    struct rig g = rig_reserved(22, 64 * 1024);
+    for (uint64_t i = 0; i < 8; i++) {
+        write_version(&g, i * 8192, 512, 1);
+        ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    }
+    uint8_t data[4096] = {0};
+    ck_assert_int_eq(worker_write(g.w, g.ino, 1024, data, 512), -ENOSPC); /* its block was paid */
+    write_version(&g, 512, 4096 - 512, 1); /* but its rest may be filled */
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    g.cl->credit = UINT64_MAX;
+    fresh_worker(&g);
+    check_version(&g, 0, 4096, 1);
+    rig_free(&g);
+}
+END_TEST
+
+START_TEST(a_reservation_under_way_takes_from_the_credit)
+{
+    struct rig g = rig_new(23);
+    struct writer *w = g.w->client.writer;
+    g.cl->credit = 40 * MIB; /* 27/8 for each byte */
+    cluster_run(g.cl, 5000);
+    uint8_t *data = calloc(1, MIB);
+    writer_reserve(w, 11 * MIB);
+    struct inode *in = worker_inode(g.w, g.ino);
+    ck_assert_int_eq(writer_write(w, in, 0, BYTES(data, MIB), 0), -EAGAIN);
+    writer_reserved(w, 11 * MIB, 0); /* refused */
+    ck_assert_int_eq(writer_write(w, in, 0, BYTES(data, MIB), 0), 0);
+    writer_reserve(w, UINT64_MAX);
+    writer_reserve(w, UINT64_MAX);
+    ck_assert_int_eq(writer_write(w, in, MIB, BYTES(data, MIB), 0), -EAGAIN);
+    writer_reserved(w, UINT64_MAX, 10 * MIB);
+    writer_reserved(w, UINT64_MAX, 0);
+    ck_assert_int_eq(writer_write(w, in, MIB, BYTES(data, MIB), 0), -EAGAIN);
+    free(data);
+    rig_free(&g);
+}
+END_TEST
+
 struct waiting {
     struct writer_wait wait;
     unsigned done;
@@ -622,6 +708,9 @@ int main(void)
     tcase_add_test(t, a_full_pool_is_enospc_and_goes_on_when_there_is_room);
     tcase_add_test(t, an_error_of_the_commit_is_reported_and_tried_again);
     tcase_add_test(t, without_credit_writes_wait_and_then_fail);
+    tcase_add_test(t, what_is_reserved_needs_no_credit);
+    tcase_add_test(t, small_writes_are_paid_a_block_at_a_time);
+    tcase_add_test(t, a_reservation_under_way_takes_from_the_credit);
     tcase_add_test(t, quiesce_holds_back_what_is_new);
     tcase_add_test(t, a_write_beside_the_commit_of_inline_content_keeps_it);
     tcase_add_test(t, quiesce_ends_while_a_file_outgrows_its_inline_content);
