@@ -495,17 +495,23 @@ static void commit_good(struct wcommit *c, const Cfs__Attr *attr)
             }
         }
     }
+    bool unpaid = false;
     while (!list_empty(&c->stripes)) {
         struct wstripe *s = list_first(&c->stripes, struct wstripe, node);
         list_remove(&s->node);
         uint64_t paid = 0; /* what was set aside for those is granted again */
         for (unsigned i = 0; i < s->n_pages; i++) {
+            unpaid = unpaid || !w->page[s->page[i]].paid;
             paid += w->page[s->page[i]].paid ? PAGE_BYTES : 0;
             pages_committed(wi, s->page[i]);
         }
         const uint64_t stored = stripe_stored_bytes(s->code, s->length);
         w->credit_used += stored - (raw_worst(w, paid) < stored ? raw_worst(w, paid) : stored);
         stripe_free(s);
+    }
+    if (unpaid && w->credit_short_ms != 0) {
+        w->credit_short_ms =
+            w->client->timers->now_ms + 1; /* heartbeats have yet to tell of that */
     }
     for (unsigned i = 0; i < c->n_pages; i++) {
         pages_committed(wi, c->page[i]);

@@ -271,7 +271,7 @@ int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct bytes entry,
     f->index = index;
     f->session = 0;
     f->budget = FSM_ENTRY_BUDGET;
-    f->reserve_max = UINT64_MAX;
+    f->reserve_max = f->reserve_hope = UINT64_MAX;
     f->effects = out;
     struct fsm_mark mark = fsm_mark(f);
     rc = dispatch(f, h.type, body);

@@ -216,6 +216,7 @@ static int command_next(struct fsm *f, struct session *s, const Cfs__CommandRequ
     }
     f->session = s->id;
     f->reserve_max = m->has_reserve_max ? m->reserve_max : UINT64_MAX;
+    f->reserve_hope = m->has_reserve_hope ? m->reserve_hope : 0;
     run_ops(f, ops, s->read_only, &f->effects->reply);
     cfs__ops__free_unpacked(ops, NULL);
     s->last_seq++;

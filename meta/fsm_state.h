@@ -69,11 +69,12 @@ struct fsm {
     /* of the entry that is being applied */
     int64_t now;
     uint64_t index;
-    uint64_t session;     /* of a command */
-    uint32_t budget;      /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
-    uint64_t reserve_max; /* of a command: COUNT_RESERVED_BYTES may not grow beyond it */
-    int failed;           /* the store's error: stop */
-    struct key reap_from; /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
+    uint64_t session;      /* of a command */
+    uint32_t budget;       /* what is left of FSM_ENTRY_BUDGET; each operation may use one more */
+    uint64_t reserve_hope; /* up to here it is not hopeless */
+    uint64_t reserve_max;  /* of a command: COUNT_RESERVED_BYTES may not grow beyond it */
+    int failed;            /* the store's error: stop */
+    struct key reap_from;  /* no row of SPACE_REAP is below it: spares a walk over deleted ones */
     struct fsm_effects *effects;
     struct buf scratch; /* for encoding a value */
     struct buf value;   /* for reading one */

@@ -81,15 +81,17 @@ static int check_mode(uint32_t mode)
 }
 
 /* What is promised has to fit, with what its session has promised already. The leader's number may
- * be of a moment at which dead stripes were not deleted yet: then the client asks again. */
+ * be of a moment at which dead stripes were not deleted yet, or heartbeats were behind: then the
+ * client asks again. */
 static int check_room(const struct fsm *f, uint64_t reserved_before, uint64_t dirty)
 {
     const uint64_t *v = f->counters.v, reserved = v[COUNT_RESERVED_BYTES];
-    if (reserved <= reserved_before ||
-        (reserved <= f->reserve_max && dirty <= f->reserve_max - reserved)) {
+    const uint64_t needed = dirty < UINT64_MAX - reserved ? reserved + dirty : UINT64_MAX;
+    if (reserved <= reserved_before || needed <= f->reserve_max) {
         return 0;
     }
-    return v[COUNT_GARBAGE_IDS] > 0 || v[COUNT_REAPS] > 0 ? -EAGAIN : -ENOSPC;
+    const bool comes_back = v[COUNT_GARBAGE_IDS] > 0 || v[COUNT_REAPS] > 0;
+    return comes_back || needed <= f->reserve_hope ? -EAGAIN : -ENOSPC;
 }
 
 int inodes_fallocate(struct fsm *f, const Cfs__FallocateOp *op, struct op_result *r)

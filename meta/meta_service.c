@@ -63,13 +63,15 @@ uint64_t service_raw_free(const struct meta_service *s)
     return free_bytes > kept ? free_bytes - kept : 0;
 }
 
-uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted)
+uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted, uint64_t *hope)
 {
     uint64_t total = 0;
     uint64_t free_bytes = 0;
     registry_space(&s->registry, &total, &free_bytes);
     const uint64_t slack = registry_slack(&s->registry);
     const uint64_t kept = granted < UINT64_MAX - slack ? granted + slack : UINT64_MAX;
+    const uint64_t later = free_bytes + registry_untold(&s->registry);
+    *hope = later > kept ? (later - kept) / worst_eighths(s) * 8 : 0;
     return free_bytes > kept ? (free_bytes - kept) / worst_eighths(s) * 8 : 0;
 }
 

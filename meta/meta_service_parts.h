@@ -152,8 +152,9 @@ void service_answer_effects(struct request *r, const struct proposal *p);
 void service_tables_changed(struct meta_service *s, bool replicated);
 /* Raw bytes that may still be granted: those for reserved extents are not among them. */
 uint64_t service_raw_free(const struct meta_service *s);
-/* How many bytes may be reserved in all, if `granted` raw bytes are promised to others. */
-uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted);
+/* How many bytes may be reserved in all, if `granted` raw bytes are promised to others. Hope: and perhaps `*hope` when the
+ * next heartbeats have come. */
+uint64_t service_reserve_max(const struct meta_service *s, uint64_t granted, uint64_t *hope);
 /* The loop did not run for a while: nobody is late. Whoever judges by the clock looks first: after a pause
  * requests are read before the tick runs. */
 void service_watch_gap(struct meta_service *s);

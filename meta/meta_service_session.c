@@ -468,7 +468,8 @@ static void handle_close(struct request *r, void *ctx)
 /* ---- commands ------------------------------------------------------------------------------- */
 
 /* Numbers of fields in meta.proto. */
-enum { FIELD_SESSION = 1, FIELD_SEQ = 2, FIELD_OPS = 4, FIELD_RESERVE_MAX = 5, FIELD_OP = 1, FIELD_FALLOCATE = 8 };
+enum { FIELD_SESSION = 1, FIELD_SEQ = 2, FIELD_OPS = 4, FIELD_RESERVE_MAX = 5, FIELD_RESERVE_HOPE = 6,
+       FIELD_OP = 1, FIELD_FALLOCATE = 8 };
 
 struct command_head {
     uint64_t session, seq;
@@ -527,9 +528,13 @@ static void add_reserve_max(struct meta_service *s, const struct client *c, stru
 {
     uint64_t granted = 0;
     table_walk(&s->clients, credit_visit, &granted);
+    uint64_t hope = 0;
+    const uint64_t most = service_reserve_max(s, granted - c->credit, &hope);
     buf_add(&a->body, a->request->body.data, a->request->body.len);
     buf_varint(&a->body, FIELD_RESERVE_MAX << 3);
-    buf_varint(&a->body, service_reserve_max(s, granted - c->credit));
+    buf_varint(&a->body, most);
+    buf_varint(&a->body, FIELD_RESERVE_HOPE << 3);
+    buf_varint(&a->body, hope);
     a->proposal.body = buf_bytes(&a->body);
 }
 

@@ -203,7 +203,7 @@ static void filesystem_add(struct filesystem *f, const struct registry_disk *d)
 
 /* Committed stripes of which no heartbeat tells. A server's free space may be that of a moment before its heartbeat was
  * sent, hence the one before. */
-static uint64_t untold(const struct registry *r)
+uint64_t registry_untold(const struct registry *r)
 {
     uint64_t since = r->stored;
     for (unsigned i = 0; i < r->n; i++) {
@@ -253,7 +253,7 @@ void registry_space(const struct registry *r, uint64_t *total, uint64_t *free_by
         *free_bytes += limited ? list[i].limit : list[i].free;
         *total += limited ? list[i].total_max : list[i].total;
     }
-    const uint64_t less = untold(r);
+    const uint64_t less = registry_untold(r);
     *free_bytes -= less < *free_bytes ? less : *free_bytes;
     free(list);
 }

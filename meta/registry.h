@@ -80,6 +80,7 @@ unsigned registry_count_up(const struct registry *r); /* up or full */
 /* Raw bytes of all disks of servers that are up; what one filesystem has counts once. Free: less what was stored
  * since the heartbeat before the last one, of which the last one may not tell yet. */
 void registry_space(const struct registry *r, uint64_t *total, uint64_t *free_bytes);
+uint64_t registry_untold(const struct registry *r); /* what was stored since */
 /* Of that free space, what segments of the other kind of record may hold, so that it cannot be used: raw bytes. */
 uint64_t registry_slack(const struct registry *r);
 

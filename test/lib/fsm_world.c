@@ -191,6 +191,8 @@ int fsm_world_command(struct fsm_world *w, Cfs__Op **ops, size_t n)
     c.ops = (ProtobufCBinaryData){packed.len, packed.data};
     c.has_reserve_max = w->reserve_max != 0;
     c.reserve_max = w->reserve_max;
+    c.has_reserve_hope = w->reserve_hope != 0;
+    c.reserve_hope = w->reserve_hope;
     int stopped;
     int rc = fsm_world_try(w, ENTRY_COMMAND, &c.base, &stopped);
     buf_release(&packed);

@@ -13,6 +13,7 @@ struct fsm_world {
     struct fsm_effects fx;
     uint64_t index, term, now_ns, reign;
     uint64_t session, seq, acked;
+    uint64_t reserve_hope;
     uint64_t reserve_max; /* of the next commands; 0: they say nothing of it */
     Cfs__OpsReply *reply; /* of the last command */
     /* Every entry applied, if kept: for replays. */

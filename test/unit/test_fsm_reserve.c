@@ -155,6 +155,11 @@ START_TEST(with_dead_stripes_it_is_asked_again)
     w.reserve_max = MIB;
     struct wish x = {.ino = file, .length = 2 * MIB};
     ck_assert_int_eq(reserve(x), -ENOSPC);
+    w.reserve_hope = 2 * MIB; /* of a leader that waits for heartbeats */
+    ck_assert_int_eq(reserve(x), -EAGAIN);
+    x.length += 65 * K;
+    ck_assert_int_eq(reserve(x), -ENOSPC);
+    w.reserve_hope = 0;
     ck_assert_int_eq(fsm_world_truncate(&w, file, 0), 0);
     ck_assert_int_eq(reserve(x), -EAGAIN);
 }
