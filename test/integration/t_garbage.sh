@@ -22,16 +22,44 @@ throw() { # SECONDS
     done
     wait "${all[@]}"
 }
+# The holder's control socket speaks lines.
+cat >"$WORK/lines.py" <<'PY'
+import os, random, socket, sys, time
+end, n = time.monotonic() + float(sys.argv[2]), 0
+dir_fd = os.open(sys.argv[1], os.O_PATH)
+while time.monotonic() < end:
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(1)
+    try:
+        s.connect(f"/proc/self/fd/{dir_fd}/control")
+        s.sendall(random.choice([os.urandom(random.randint(1, 9000)), b"", b"status" * 2000, b"upgrade \xff/none\n", b"\n", b"pids\0x\n"]))
+        if random.random() < 0.7:
+            s.recv(4096)
+        n += 1
+    except OSError:
+        pass
+    s.close()
+print(n)
+PY
+control_lines() { timeout $(($1 + 20)) python3 "$WORK/lines.py" "$CL/mount/1" "$1" >"$WORK/lines"; }
+holder=$(pid_of holder1)
 throw 3 # connections, pools and shadow memory reach their size
 before=$(memory)
 same_pids=$(pids)
 logs_before=$(cat "$CL"/log/*.log | wc -l)
+control_lines "$seconds" &
+control=$!
 throw "$seconds"
+wait "$control"
 same 'no server died' "$(pids)" "$same_pids"
-at_most 'no growth: MiB of all servers' "$(memory)" $((before + before / 4 + 64))
+after=$(memory)
+echo "# $(awk '{ for (i = 2; i <= NF; i++) { split($i, x, "="); s[x[1]] += x[2] } } END { print s["connections"], "connections,", s["frames"], "frames,", s["bytes"], "bytes" }' "$WORK/thrown"); memory of all servers $before MiB before, $after MiB after"
+at_most 'no growth: MiB of all servers' "$after" $((before + before / 4 + 64))
+same 'the holder took what its control socket was told' "$(pid_of holder1) $([ "$(cat "$WORK/lines")" -ge 10 ] && echo many)" "$holder many"
 lines=$(($(cat "$CL"/log/*.log | wc -l) - logs_before))
 at_most 'at most a line a second per server and peer' $lines $((seconds * 7 * 4))
 verdict 'counted per reason' "$(status "(lambda f: '' if len(f) >= 3 else f)({k for x in s['meta'] + s['chunks'] for k, v in x['counters'].items() if k.startswith('fault.') and v})")"
+echo "# $("$bin/cfs" status | grep 'refused:' | tr '\n' ';')"
 verdict 'shown to people' "$("$bin/cfs" status | grep -q 'refused:' || echo 'no line of faults')"
 same 'and it still works' "$(cat "$MNT/file"; echo after >"$MNT/file2" && cat "$MNT/file2")" 'before
 after'
