@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/err.h"
+#include "ec/stripe.h"
 
 void key_start(struct key *k, uint8_t space, uint8_t table)
 {
@@ -306,6 +307,10 @@ int stripe_row_decode(struct bytes value, struct stripe_row *out)
     s.refs = cursor_le64(&c);
     s.live_bytes = cursor_le64(&c);
     rc = close_value(&c);
+    const struct stripe_code code = {.kind = s.kind, .k = s.k, .m = s.m};
+    if (rc == 0 && (!stripe_code_valid(code) || s.length > stripe_length_max(code))) {
+        rc = ERR_CORRUPT; /* who counts its bytes relies on that */
+    }
     if (rc == 0) {
         *out = s;
     }
