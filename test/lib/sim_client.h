@@ -95,7 +95,7 @@ void sim_client_forget(struct sim_client *c);
 int sim_client_read(struct sim_client *c, uint16_t method, const ProtobufCMessage *m,
                     struct buf *reply);
 /* The whole tree, as model_text tells it. Negative: an error. */
-int sim_client_text(struct sim_client *c, struct buf *out, uint64_t inos[MODEL_ENTRIES]);
+int sim_client_text(struct sim_client *c, struct buf *out, uint64_t inos[MODEL_LINES]);
 
 /* test/lib/sim_ops.c: commands of a client. */
 void sim_ops_random(struct sim_client *c, struct sim_op *op);

@@ -501,7 +501,9 @@ static unsigned text_below(const struct model *m, const struct model_node *dir, 
     return lines;
 }
 
-unsigned model_text(const struct model *m, struct buf *out, uint64_t inos[MODEL_ENTRIES])
+unsigned model_text(const struct model *m, struct buf *out, uint64_t inos[MODEL_LINES])
 {
-    return text_below(m, &m->node[0], "", out, inos);
+    inos[0] = MODEL_ROOT;
+    model_line(out, "/", &m->node[0], links_of(m, &m->node[0]));
+    return 1 + text_below(m, &m->node[0], "", out, inos + 1);
 }

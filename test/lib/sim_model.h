@@ -10,6 +10,7 @@
 enum {
     MODEL_NODES = 160,
     MODEL_ENTRIES = 256,
+    MODEL_LINES = MODEL_ENTRIES + 1, /* of a text: the root too */
     MODEL_CELLS = 24, /* of 4 KiB: of a file with stripes */
     MODEL_CELL = 4096,
     MODEL_XATTRS = 2,
@@ -125,7 +126,7 @@ void model_learn(struct model *m, uint64_t unknown, uint64_t ino);
 struct model_node *model_node(struct model *m, uint64_t ino);
 struct model_id *model_id_find(struct model *m, struct sim_id at);
 /* One line per name, in order of paths; inos[i] belongs to line i. Returns the number of lines. */
-unsigned model_text(const struct model *m, struct buf *out, uint64_t inos[MODEL_ENTRIES]);
+unsigned model_text(const struct model *m, struct buf *out, uint64_t inos[MODEL_LINES]);
 /* The same line for what was read. */
 void model_line(struct buf *out, const char *path, const struct model_node *n, unsigned nlink);
 

@@ -224,7 +224,7 @@ static int walk(struct walk *w, uint64_t dir, const char *path)
         char below[512];
         struct model_node n;
         unsigned nlink = 0;
-        if (w->lines == MODEL_ENTRIES ||
+        if (w->lines == MODEL_LINES ||
             snprintf(below, sizeof below, "%s/%s", path, names->v[i].name) >= (int)sizeof below) {
             rc = ERR_TOO_BIG;
             break;
@@ -242,8 +242,16 @@ static int walk(struct walk *w, uint64_t dir, const char *path)
     return rc;
 }
 
-int sim_client_text(struct sim_client *c, struct buf *out, uint64_t inos[MODEL_ENTRIES])
+int sim_client_text(struct sim_client *c, struct buf *out, uint64_t inos[MODEL_LINES])
 {
-    struct walk w = {.client = c, .out = out, .inos = inos};
+    struct walk w = {.client = c, .out = out, .inos = inos, .lines = 1};
+    struct model_node root;
+    unsigned nlink = 0;
+    const int rc = read_node(c, MODEL_ROOT, &root, &nlink);
+    if (rc != 0) {
+        return rc;
+    }
+    inos[0] = MODEL_ROOT;
+    model_line(out, "/", &root, nlink);
     return walk(&w, MODEL_ROOT, "");
 }

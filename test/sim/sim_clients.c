@@ -195,7 +195,7 @@ static bool same_tree(const struct buf *got, const uint64_t *inos, unsigned n, s
 {
     struct buf want;
     buf_init(&want);
-    uint64_t known[MODEL_ENTRIES];
+    uint64_t known[MODEL_LINES];
     const unsigned lines = model_text(m, &want, known);
     bool same = lines == n && bytes_equal(buf_bytes(got), buf_bytes(&want));
     for (unsigned i = 0; same && i < lines; i++) {
@@ -260,7 +260,7 @@ static void check_tree(struct world *w, const char *when)
     struct buf text, want;
     buf_init(&text);
     buf_init(&want);
-    uint64_t inos[MODEL_ENTRIES], ignored[MODEL_ENTRIES];
+    uint64_t inos[MODEL_LINES], ignored[MODEL_LINES];
     unsigned n = 0;
     if (!w->report.failed && !w->model->overflow && read_tree(w, &text, inos, &n) == 0 &&
         !same_tree(&text, inos, n, w->model)) {
@@ -280,7 +280,7 @@ static void check_prefix(struct world *w, struct sim_client *dead)
     struct buf text, want;
     buf_init(&text);
     buf_init(&want);
-    uint64_t inos[MODEL_ENTRIES], ignored[MODEL_ENTRIES];
+    uint64_t inos[MODEL_LINES], ignored[MODEL_LINES];
     unsigned n = 0, done = 0;
     bool found = false;
     struct model *trial = xcalloc(1, sizeof *trial), *next = xmemdup(w->model, sizeof *next);
