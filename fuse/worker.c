@@ -28,10 +28,11 @@
 /* The life of a worker:
  *
  *   first of its mount    open the session; fetch the tables; "ready"; the holder mounts; serve
- *   a later one           resume the session; take over handles, dirty pages, then send again, in ascending order of their
- *                         numbers, the commits and the requests that had one; execute the other requests; serve
- *   upgrade (SIGUSR1)     stop reading; wait until nothing is being answered, at most 1 s; exit
- *   unmounted (ENODEV)    flush all that is dirty; close the session; note "drained"; exit. The holder goes too.
+ *   a later one           resume the session; take over handles, dirty pages, then send again, in
+ * ascending order of their numbers, the commits and the requests that had one; execute the other
+ * requests; serve upgrade (SIGUSR1)     stop reading; wait until nothing is being answered, at most
+ * 1 s; exit unmounted (ENODEV)    flush all that is dirty; close the session; note "drained"; exit.
+ * The holder goes too.
  *
  * Being killed is always fine, so nothing here tidies up before exit. */
 enum {
@@ -39,7 +40,8 @@ enum {
     WORKER_POLL_MS = 5,
     WORKER_CLOSE_MS = 10000,
     WORKER_RETRY_MS = 1000,
-    WORKER_FLUSH_TRIES = 10, /* of a flush that fails for good (no space, -o deadline): then the bytes are given up */
+    WORKER_FLUSH_TRIES = 10, /* of a flush that fails for good (no space, -o deadline): then the
+                                bytes are given up */
     WORKER_TICKETS_MAX = 1024,
     WORKER_BAD_MAX = 64
 };
@@ -86,7 +88,8 @@ static uint64_t resident_bytes(void)
     return pages * 4096;
 }
 
-/* --- events of the session ----------------------------------------------------------------------- */
+/* --- events of the session -----------------------------------------------------------------------
+ */
 
 static void on_state(struct session *s, void *ctx)
 {
@@ -96,6 +99,9 @@ static void on_state(struct session *s, void *ctx)
                   (unsigned long long)session_id(s));
         if (w->client.ops) {
             ops_session_ended(w->client.ops);
+        }
+        if (w->client.writer) { /* no answer may come that tells it: servers may be away, too */
+            writer_session_ended(w->client.writer);
         }
         return;
     }
@@ -187,7 +193,8 @@ static const struct session_events SESSION_EVENTS = {.on_state = on_state,
                                                      .on_renew_fill = on_renew_fill,
                                                      .on_renewed = on_renewed};
 
-/* --- the end ------------------------------------------------------------------------------------- */
+/* --- the end -------------------------------------------------------------------------------------
+ */
 
 static void end_in(struct worker *w, uint64_t ms, void (*on_due)(struct timer *t))
 {
@@ -195,8 +202,9 @@ static void end_in(struct worker *w, uint64_t ms, void (*on_due)(struct timer *t
     timers_arm(&w->timers, &w->end, timers_now(&w->timers) + ms);
 }
 
-/* Only when the session is over: else this file, once it is no longer locked, proves to the next mount that we are
- * dead. Its name is random and never used again, so nobody can have taken another for it. */
+/* Only when the session is over: else this file, once it is no longer locked, proves to the next
+ * mount that we are dead. Its name is random and never used again, so nobody can have taken another
+ * for it. */
 static void remove_client_file(const struct arena *a)
 {
     char path[4096];
@@ -287,8 +295,8 @@ static void flush_again(struct timer *t)
     writer_flush_all(w->client.writer, &w->flushed);
 }
 
-/* After `umount -f` of a busy mount, or an abort, the kernel has ended our connection for good but the mount still lies
- * there: nobody can use it, and it would hide the next one. */
+/* After `umount -f` of a busy mount, or an abort, the kernel has ended our connection for good but
+ * the mount still lies there: nobody can use it, and it would hide the next one. */
 static void detach_dead_mount(struct arena *a)
 {
     char where[4096];
@@ -354,7 +362,8 @@ static void on_orphaned(void *ctx)
     session_close(w->client.session, 2000, on_orphan_closed, w);
 }
 
-/* --- the beginning ------------------------------------------------------------------------------- */
+/* --- the beginning -------------------------------------------------------------------------------
+ */
 
 static void on_answered(void *ctx, uint64_t seq)
 {
@@ -394,7 +403,8 @@ static int build_loop(struct worker *w)
 
 static int compare_commits(const void *a, const void *b)
 {
-    uint64_t x = (*(struct arena_commit *const *)a)->seq, y = (*(struct arena_commit *const *)b)->seq;
+    uint64_t x = (*(struct arena_commit *const *)a)->seq,
+             y = (*(struct arena_commit *const *)b)->seq;
     return x < y ? -1 : x > y;
 }
 
@@ -414,7 +424,8 @@ static size_t gather_commits(struct arena *a, struct arena_commit **out)
 static void replay(struct worker *w)
 {
     struct client *c = &w->client;
-    struct arena_commit **commit = xcalloc(c->arena->h->sizes.commits, sizeof(struct arena_commit *));
+    struct arena_commit **commit =
+        xcalloc(c->arena->h->sizes.commits, sizeof(struct arena_commit *));
     size_t n = gather_commits(c->arena, commit), i = 0, requests = 0;
     struct opreq *r = fuseloop_take_next(w->loop);
     while (i < n || (r && opreq_seq(r) != 0)) {

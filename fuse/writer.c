@@ -340,11 +340,16 @@ void winode_fail(struct winode *wi, int rc)
 
 void writer_session_ended(struct writer *w)
 {
+    if (w->ended) {
+        return;
+    }
     w->ended = true;
     list_for_each (node, &w->dirty) {
         winode_fail(list_entry(node, struct winode, node), -EIO);
     }
     wake_room(w, -EIO);
+    wake_all(w, -EIO);
+    writer_deliver_soon(w);
 }
 
 /* ---- starting ---- */

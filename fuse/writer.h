@@ -90,5 +90,8 @@ void writer_reserved(struct writer *w, uint64_t bytes, uint64_t got);
 bool writer_wants_layout(const struct writer *w, const struct inode *in, uint64_t offset,
                          uint64_t len);
 void writer_credit(struct writer *w, uint64_t credit_bytes); /* from a renewal of the session */
+/* The server has ended the session: whoever waits is told -EIO (later, from the loop), nothing is
+ * sent any more. Called again, does nothing. */
+void writer_session_ended(struct writer *w);
 
 #endif

@@ -291,6 +291,5 @@ void writer_pressure(struct writer *w);     /* starts flushing everything that i
 bool winode_quiet(const struct winode *wi); /* nothing of it is under way */
 /* Whether somebody keeps new things from starting. One that still waits for its flush does not. */
 bool winode_held(const struct winode *wi);
-void writer_session_ended(struct writer *w);
 
 #endif

@@ -660,6 +660,34 @@ START_TEST(outline_makes_extents_of_an_inline_file)
 END_TEST
 
 /* Nothing from another file may get into a stripe: what lies around partial pages is zero. */
+START_TEST(whoever_waits_when_the_session_ends_is_told)
+{
+    struct rig g = rig_new(21);
+    struct writer *w = g.w->client.writer;
+    struct waiting flush = {.wait = {.on_done = waited}}, all = flush, room = flush;
+    for (unsigned i = 0; i < 4; i++) {
+        cluster_kill(g.cl, i); /* nothing can be written, so no answer tells it */
+    }
+    write_version(&g, 0, MIB, 1);
+    writer_flush(w, worker_inode(g.w, g.ino), &flush.wait);
+    writer_flush_all(w, &all.wait);
+    cluster_run(g.cl, 2000);
+    ck_assert_uint_eq(flush.done + all.done, 0);
+    writer_session_ended(w);
+    writer_session_ended(w);
+    ck_assert_uint_eq(flush.done + all.done, 0); /* never inside the call */
+    cluster_run(g.cl, 10);
+    ck_assert_uint_eq(flush.done, 1);
+    ck_assert_uint_eq(all.done, 1);
+    ck_assert_int_eq(flush.rc, -EIO);
+    ck_assert_int_eq(all.rc, -EIO);
+    writer_wait_room(w, &room.wait);
+    cluster_run(g.cl, 10);
+    ck_assert_uint_eq(room.done, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(flush_all_covers_many_files)
 {
     struct cluster *cl = cluster_new(19);
@@ -719,6 +747,7 @@ int main(void)
     tcase_add_test(t, forget_drops_what_is_dirty_and_under_way);
     tcase_add_test(t, discard_and_truncate_take_bytes_out);
     tcase_add_test(t, outline_makes_extents_of_an_inline_file);
+    tcase_add_test(t, whoever_waits_when_the_session_ends_is_told);
     tcase_add_test(t, flush_all_covers_many_files);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
