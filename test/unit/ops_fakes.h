@@ -515,4 +515,41 @@ static void answer_lookup(Cfs__Attr a)
     answer_read(0, &r.base);
 }
 
+/* ---- requests that every test makes ---- */
+
+static void run_for(uint64_t ms)
+{
+    timers_run(&w.timers, w.timers.now_ms + ms);
+}
+
+static void looked_up(uint64_t ino, const char *name, uint32_t mode)
+{
+    fuse_req_t q = request(1000 + ino);
+    ops_lookup(q, FUSE_ROOT_ID, name);
+    answer_lookup(attr_of(ino, mode, 1));
+    ck_assert_uint_eq(q->entry.ino, ino);
+    free(q);
+}
+
+static uint64_t opened(uint64_t ino, uint64_t unique)
+{
+    fuse_req_t q = request(unique);
+    struct fuse_file_info fi = {.flags = O_RDWR};
+    ops_open(q, ino, &fi);
+    ck_assert(q->answered);
+    ck_assert_int_eq(q->error, 0);
+    uint64_t fh = q->fi.fh;
+    free(q);
+    return fh;
+}
+
+static void released(uint64_t ino, uint64_t fh)
+{
+    fuse_req_t q = request(5000 + ino);
+    struct fuse_file_info fi = {.fh = fh};
+    ops_release(q, ino, &fi);
+    ck_assert(q->answered);
+    free(q);
+}
+
 #endif

@@ -5,7 +5,6 @@
 
 #include "meta/fsm_state.h"
 #include "test/lib/fsm_world.h"
-#include "test/lib/kv_mem.h"
 #include "test/lib/suite.h"
 
 /* Preallocated space: how much is reserved in all, and what is refused. The audit at the end of
@@ -220,7 +219,6 @@ START_TEST(an_older_directory_is_summed_up_at_the_start)
 {
     ck_assert_int_eq(reserve((struct wish){.ino = file, .length = MIB}), 0);
     ck_assert_int_eq(fsm_world_write(&w, file, 0, 64 * K), 0);
-    kv_mem_keep(w.kv);
     write_old_counters();
     ck_assert_int_eq(fsm_world_reopen(&w), 0);
     ck_assert_uint_eq(reserved(), MIB - 64 * K);
