@@ -338,6 +338,16 @@ void winode_fail(struct winode *wi, int rc)
     wake_all(w, rc <= ERR_FIRST ? -EIO : rc);
 }
 
+static void fail_waiters(struct writer *w, struct list *inodes)
+{
+    list_for_each (node, inodes) {
+        struct winode *wi = list_entry(node, struct winode, node);
+        while (!list_empty(&wi->waiters)) {
+            settle(w, list_first(&wi->waiters, struct writer_wait, node), -EIO);
+        }
+    }
+}
+
 void writer_session_ended(struct writer *w)
 {
     if (w->ended) {
@@ -347,6 +357,8 @@ void writer_session_ended(struct writer *w)
     list_for_each (node, &w->dirty) {
         winode_fail(list_entry(node, struct winode, node), -EIO);
     }
+    fail_waiters(w, &w->dirty); /* who waits for stillness, too: what is ready is never committed */
+    fail_waiters(w, &w->quiet);
     wake_room(w, -EIO);
     wake_all(w, -EIO);
     writer_deliver_soon(w);

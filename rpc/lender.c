@@ -20,6 +20,9 @@ void lender_release(struct lender *l)
     lender_init(l);
 }
 
+/* Refused once (seccomp, a security module), refused always: the next connections copy. */
+static bool splice_refused;
+
 static bool have_pipe(struct lender *l)
 {
     int ends[2];
@@ -38,7 +41,7 @@ static bool have_pipe(struct lender *l)
 size_t lender_take(struct lender *l, const struct iovec *iov, unsigned n)
 {
     ssize_t took = -1;
-    if (!l->off && have_pipe(l)) {
+    if (!l->off && !splice_refused && have_pipe(l)) {
         do {
             took = vmsplice(l->in, iov, n, SPLICE_F_NONBLOCK);
         } while (took < 0 && errno == EINTR);
@@ -56,6 +59,7 @@ ssize_t lender_give(struct lender *l, int fd, bool more)
     const unsigned flags = SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0);
     const ssize_t n = splice(l->out, NULL, fd, NULL, l->held, flags);
     if (n < 0) {
+        splice_refused |= errno == EINVAL || errno == ENOSYS || errno == EPERM || errno == EACCES;
         return -errno;
     }
     l->held -= (size_t)n;

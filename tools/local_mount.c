@@ -196,7 +196,8 @@ static bool mountinfo_find(const char *process, const char *where, char device[3
         if (sscanf(line, "%*s %*s %31s %*s %4095s", dev, point) != 2) {
             continue;
         }
-        if (where == NULL ? strcmp(dev, device) == 0 : strcmp(point, where) == 0) {
+        if (where == NULL ? strcmp(dev, device) == 0 && strstr(line, " - fuse.cfs ") != NULL
+                          : strcmp(point, where) == 0) {
             snprintf(device, 32, "%s", dev);
             found = true;
         }
@@ -207,13 +208,23 @@ static bool mountinfo_find(const char *process, const char *where, char device[3
     return found;
 }
 
+/* Only in another namespace: device numbers are used again. */
+static bool has_a_copy(const char *process, char device[32])
+{
+    char path[64], theirs[64] = "", ours[64] = "";
+    snprintf(path, sizeof path, "/proc/%.20s/ns/mnt", process);
+    return readlink(path, theirs, sizeof theirs - 1) > 0 &&
+           readlink("/proc/self/ns/mnt", ours, sizeof ours - 1) > 0 && strcmp(theirs, ours) != 0 &&
+           mountinfo_find(process, NULL, device);
+}
+
 /* Namespaces made while it was mounted (containers, unshare -m) have copies of the mount. */
 static bool say_who_has_a_copy(const char *where, char device[32])
 {
     bool said = false;
     DIR *d = device[0] == '\0' ? NULL : opendir("/proc");
     for (struct dirent *e; d != NULL && !said && (e = readdir(d)) != NULL;) {
-        if (isdigit((unsigned char)e->d_name[0]) && mountinfo_find(e->d_name, NULL, device)) {
+        if (isdigit((unsigned char)e->d_name[0]) && has_a_copy(e->d_name, device)) {
             fprintf(stderr,
                     "cfs-local: %s is unmounted here, but process %s is in another mount namespace "
                     "that still has it; its client ends when all of those have, or with --force\n",

@@ -688,6 +688,24 @@ START_TEST(whoever_waits_when_the_session_ends_is_told)
 }
 END_TEST
 
+START_TEST(a_quiesce_ends_with_the_session_though_stripes_are_on_their_way)
+{
+    struct rig g = rig_new(22);
+    struct writer *w = g.w->client.writer;
+    struct waiting still = {.wait = {.on_done = waited}};
+    write_version(&g, 0, 4 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    g.cl->chunk[0].silent = true; /* so that stripes stay on their way */
+    write_version(&g, 4 * MIB, 8 * MIB, 1);
+    writer_quiesce(w, worker_inode(g.w, g.ino), false, &still.wait);
+    writer_session_ended(w);
+    cluster_run(g.cl, 10);
+    ck_assert_uint_eq(still.done, 1);
+    ck_assert_int_eq(still.rc, -EIO);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(flush_all_covers_many_files)
 {
     struct cluster *cl = cluster_new(19);
@@ -748,6 +766,7 @@ int main(void)
     tcase_add_test(t, discard_and_truncate_take_bytes_out);
     tcase_add_test(t, outline_makes_extents_of_an_inline_file);
     tcase_add_test(t, whoever_waits_when_the_session_ends_is_told);
+    tcase_add_test(t, a_quiesce_ends_with_the_session_though_stripes_are_on_their_way);
     tcase_add_test(t, flush_all_covers_many_files);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
