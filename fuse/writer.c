@@ -209,10 +209,32 @@ void winode_barrier(struct winode *wi)
     }
 }
 
+/* Content was being committed inline when it was to become extents: it is again where it was. */
+static bool outline_again(struct winode *wi)
+{
+    struct writer *w = wi->w;
+    if (!wi->outline || !commit_server_inline(wi)) {
+        return false;
+    }
+    w->stamp++;
+    if (commit_load_content(wi) != 0) {
+        return false;
+    }
+    wi->barrier_on = false;
+    winode_barrier(wi);
+    if (!timer_armed(&w->soon)) {
+        timers_arm(w->client->timers, &w->soon, now_ms(w));
+    }
+    return true;
+}
+
 static void barrier_passed(struct winode *wi)
 {
     struct writer *w = wi->w;
     bool more = false;
+    if (outline_again(wi)) {
+        return;
+    }
     wi->barrier_on = false;
     wi->settled_to = wi->barrier;
     wi->dirty_since_ms = now_ms(w);

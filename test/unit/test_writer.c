@@ -706,6 +706,23 @@ START_TEST(a_quiesce_ends_with_the_session_though_stripes_are_on_their_way)
 }
 END_TEST
 
+START_TEST(outline_beside_the_commit_of_inline_content_makes_extents)
+{
+    struct rig g = rig_new(23);
+    struct writer *w = g.w->client.writer;
+    struct waiting x = {.wait = {.on_done = waited}};
+    write_version(&g, 0, 1000, 1);
+    writer_start(w, worker_inode(g.w, g.ino)); /* a close: the content is on its way */
+    writer_outline(w, worker_inode(g.w, g.ino), &x.wait);
+    cluster_run(g.cl, 2000);
+    ck_assert_uint_eq(x.done, 1);
+    ck_assert_int_eq(x.rc, 0);
+    ck_assert_uint_gt(extents_of(&g), 0);
+    check_version(&g, 0, 1000, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(flush_all_covers_many_files)
 {
     struct cluster *cl = cluster_new(19);
@@ -767,6 +784,7 @@ int main(void)
     tcase_add_test(t, outline_makes_extents_of_an_inline_file);
     tcase_add_test(t, whoever_waits_when_the_session_ends_is_told);
     tcase_add_test(t, a_quiesce_ends_with_the_session_though_stripes_are_on_their_way);
+    tcase_add_test(t, outline_beside_the_commit_of_inline_content_makes_extents);
     tcase_add_test(t, flush_all_covers_many_files);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
