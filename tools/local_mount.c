@@ -196,6 +196,7 @@ static bool mountinfo_find(const char *process, const char *where, char device[3
         if (sscanf(line, "%*s %*s %31s %*s %4095s", dev, point) != 2) {
             continue;
         }
+        mountinfo_unescape(point);
         if (where == NULL ? strcmp(dev, device) == 0 && strstr(line, " - fuse.cfs ") != NULL
                           : strcmp(point, where) == 0) {
             snprintf(device, 32, "%s", dev);
