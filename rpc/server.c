@@ -27,6 +27,7 @@ struct server {
     struct {
         server_handler run;
         void *ctx;
+        uint64_t asked;
     } handler[SERVER_METHODS];
     void (*on_gone)(struct server_peer *p, void *ctx);
     void *on_gone_ctx;
@@ -61,7 +62,7 @@ static uint64_t resident_bytes(void)
     return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-enum { COUNTERS = 7 + FRAME_FAULTS };
+enum { COUNTERS = 7 + FRAME_FAULTS + 64 };
 
 struct counter_list {
     Cfs__CountersReply__Counter counter[COUNTERS];
@@ -95,6 +96,12 @@ void server_counters(const struct server *s, struct buf *packed)
     add_counter(l, "memory", "rss", resident_bytes());
     for (unsigned i = FRAME_OK + 1; i < FRAME_FAULTS; i++) {
         add_counter(l, "fault", frame_fault_name(i), counts->faults[i]);
+    }
+    for (unsigned i = 0; i < SERVER_METHODS; i++) {
+        const char *name = s->handler[i].asked != 0 ? method_name(i) : NULL;
+        if (name != NULL) {
+            add_counter(l, "asked", name, s->handler[i].asked);
+        }
     }
     reply.n_counter = l->n;
     reply.counter = l->pointer;
@@ -162,6 +169,7 @@ static void on_request(struct server_peer *p, const struct message *m)
         s->transport->ops->pause(p->conn, true);
     }
     if (r->method < SERVER_METHODS && s->handler[r->method].run != NULL) {
+        s->handler[r->method].asked++;
         s->handler[r->method].run(r, s->handler[r->method].ctx);
     } else {
         refuse_unknown(r);

@@ -55,8 +55,8 @@ void request_fail(struct request *r, int rc, const char *format, ...)
 /* Closes the connection as malformed: for bodies that do not decode. Frees the request. */
 void request_malformed(struct request *r);
 
-/* A packed CountersReply: frames, bytes, connections, faults by name, and memory.rss of the
- * process. */
+/* A packed CountersReply: frames, bytes, connections, faults by name, memory.rss of the process,
+ * and asked.METHOD for each method that was asked for. */
 void server_counters(const struct server *s, struct buf *packed);
 
 /* One-way message to a connected peer. Dropped if it is gone. */

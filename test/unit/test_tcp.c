@@ -522,6 +522,9 @@ START_TEST(counters_tell_faults_and_memory)
     struct buf b;
     buf_init(&b);
     throw_bytes(g, "garbage!", 8, FRAME_BAD_MAGIC);
+    struct asked a;
+    ask(g, &a, METHOD_PING, NULL, 0);
+    turn(g, never, 30);
     server_counters(g->server, &b);
     Cfs__CountersReply *c = cfs__counters_reply__unpack(NULL, b.len, b.data);
     ck_assert_ptr_nonnull(c);
@@ -529,8 +532,9 @@ START_TEST(counters_tell_faults_and_memory)
     for (size_t i = 0; i < c->n_counter; i++) {
         seen += strcmp(c->counter[i]->name, "fault.bad-magic") == 0 && c->counter[i]->value == 1;
         seen += strcmp(c->counter[i]->name, "memory.rss") == 0 && c->counter[i]->value > 100000;
+        seen += strcmp(c->counter[i]->name, "asked.ping") == 0 && c->counter[i]->value == 1;
     }
-    ck_assert_uint_eq(seen, 2);
+    ck_assert_uint_eq(seen, 3);
     cfs__counters_reply__free_unpacked(c, NULL);
     buf_release(&b);
     rig_free(g);
