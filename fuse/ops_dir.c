@@ -3,6 +3,10 @@
  * server never splits entries of one hash between replies, and neither do we: the kernel would go on
  * behind all of them.
  *
+ * The listings of the directories read last, those that one reply held whole, are kept beyond their handles: who opens
+ * such a directory again (programs that look for a name in any case read it each time) asks nobody, as long as the
+ * lease is held and no change of the directory has begun since.
+ *
  * An entry carries attributes to the kernel only while no change of the directory has been under way since it was fetched:
  * else a name that was removed meanwhile would come to life in the kernel's cache. */
 #include <errno.h>
@@ -16,13 +20,19 @@
 
 enum { LIST_BYTES = 65536, REPLY_BYTES_MAX = 1 << 20, AFTER_DOT = 1, AFTER_DOTDOT = 2 };
 
+/* A reply, shared by the handles that read from it and the kept ones. */
+struct listed {
+    unsigned refs;
+    uint64_t after; /* what was asked for */
+    uint64_t mark;  /* of the directory when it was asked for */
+    bool plus;
+    Cfs__ReaddirReply *reply;
+};
+
 struct listing {
     struct table_node node;
     uint64_t fh;
-    uint64_t after;           /* what was asked for */
-    uint64_t mark;            /* of the directory when it was asked for */
-    bool plus;
-    Cfs__ReaddirReply *reply; /* NULL: none */
+    struct listed *got; /* NULL: nothing */
 };
 
 static struct listing *listing_find(struct ops *o, uint64_t fh)
@@ -48,19 +58,28 @@ static struct listing *listing_get(struct ops *o, uint64_t fh)
     return l;
 }
 
-static void listing_clear(struct listing *l)
+static void listed_unref(struct listed *d)
 {
-    if (l->reply != NULL) {
-        cfs__readdir_reply__free_unpacked(l->reply, NULL);
-        l->reply = NULL;
+    if (d != NULL && --d->refs == 0) {
+        cfs__readdir_reply__free_unpacked(d->reply, NULL);
+        free(d);
     }
+}
+
+static void listing_set(struct listing *l, struct listed *d)
+{
+    if (d != NULL) {
+        d->refs++;
+    }
+    listed_unref(l->got);
+    l->got = d;
 }
 
 static void listing_free(struct table_node *node, void *ctx)
 {
     struct ops *o = ctx;
     struct listing *l = container_of(node, struct listing, node);
-    listing_clear(l);
+    listing_set(l, NULL);
     table_remove(&o->listings, &l->node);
     free(l);
 }
@@ -68,6 +87,55 @@ static void listing_free(struct table_node *node, void *ctx)
 void ops_dir_release(struct ops *o)
 {
     table_walk(&o->listings, listing_free, o);
+    for (unsigned i = 0; i < OPS_LISTINGS_KEPT; i++) {
+        listed_unref(o->kept[i].listed);
+    }
+}
+
+/* ---- kept listings ---- */
+
+/* Instead of that of the same directory, or of the one that was used longest ago. */
+static void keep(struct ops *o, uint64_t ino, struct listed *d)
+{
+    struct kept_listing *k = &o->kept[0];
+    for (unsigned i = 0; i < OPS_LISTINGS_KEPT; i++) {
+        struct kept_listing *other = &o->kept[i];
+        if (other->ino == ino) {
+            k = other;
+            break;
+        }
+        k = other->used < k->used ? other : k;
+    }
+    d->refs++;
+    listed_unref(k->listed);
+    *k = (struct kept_listing){.ino = ino, .used = ++o->kept_clock, .listed = d};
+}
+
+/* Attributes come from the inodes: a reply's own may have changed since. */
+static bool attributes_known(const struct ops *o, const Cfs__ReaddirReply *r)
+{
+    for (size_t i = 0; i < r->n_entry; i++) {
+        const struct inode *in = itable_find(o->c->itable, r->entry[i]->ino);
+        if (in == NULL || !in->attr_valid) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static struct listed *kept(struct ops *o, uint64_t ino, bool plus)
+{
+    for (unsigned i = 0; i < OPS_LISTINGS_KEPT; i++) {
+        struct kept_listing *k = &o->kept[i];
+        if (k->ino == ino && k->listed != NULL) {
+            bool good = client_lease_ms(o->c, ino) > 0 &&
+                        names_unchanged(o->names, ino, k->listed->mark) &&
+                        (!plus || (k->listed->plus && attributes_known(o, k->listed->reply)));
+            k->used = ++o->kept_clock;
+            return good ? k->listed : NULL;
+        }
+    }
+    return NULL;
 }
 
 /* ---- a reply to the kernel ---- */
@@ -149,14 +217,14 @@ static void fill_entry(struct ops *o, const Cfs__ReaddirReply__Entry *entry, boo
 }
 
 /* Adds entries behind the position; false: the page is full. */
-static bool add_entries(struct page *p, const struct listing *l, uint64_t *position)
+static bool add_entries(struct page *p, const struct listed *d, uint64_t *position)
 {
     struct ops *o = p->t->o;
-    bool fresh = p->plus && names_unchanged(o->names, p->t->ino, l->mark);
+    bool fresh = p->plus && names_unchanged(o->names, p->t->ino, d->mark);
     char name[256];
     uint64_t hash = 0;
-    for (size_t i = 0; i < l->reply->n_entry; i++) {
-        const Cfs__ReaddirReply__Entry *entry = l->reply->entry[i];
+    for (size_t i = 0; i < d->reply->n_entry; i++) {
+        const Cfs__ReaddirReply__Entry *entry = d->reply->entry[i];
         if (entry->hash <= *position && entry->hash != hash) {
             continue;
         }
@@ -200,12 +268,12 @@ static bool reply_valid(const Cfs__ReaddirReply *r, uint64_t after)
     return r->end || r->n_entry > 0;
 }
 
-static void take_entries(struct task *t, const struct listing *l)
+static void take_entries(struct task *t, struct listed *d)
 {
     struct ops *o = t->o;
-    bool fresh = names_unchanged(o->names, t->ino, l->mark);
-    for (size_t i = 0; i < l->reply->n_entry; i++) {
-        const Cfs__ReaddirReply__Entry *e = l->reply->entry[i];
+    bool fresh = names_unchanged(o->names, t->ino, d->mark);
+    for (size_t i = 0; i < d->reply->n_entry; i++) {
+        const Cfs__ReaddirReply__Entry *e = d->reply->entry[i];
         if (e->attr != NULL && e->attr->ino == e->ino) {
             (void)itable_take_attr(o->c->itable, e->attr);
         }
@@ -216,8 +284,9 @@ static void take_entries(struct task *t, const struct listing *l)
             }
         }
     }
-    if (fresh && l->after == 0 && l->reply->end) {
+    if (fresh && d->after == 0 && d->reply->end) {
         names_set_complete(o->names, t->ino, true);
+        keep(o, t->ino, d);
     }
 }
 
@@ -225,7 +294,6 @@ static void list_more(struct task *t);
 
 static void list_done(struct task *t, int rc, struct bytes body)
 {
-    struct listing *l = listing_get(t->o, t->fi.fh);
     Cfs__ReaddirReply *reply =
         rc == 0 ? cfs__readdir_reply__unpack(NULL, body.len, body.data) : NULL;
     if (reply == NULL || !reply_valid(reply, t->offset2)) {
@@ -235,12 +303,15 @@ static void list_done(struct task *t, int rc, struct bytes body)
         task_error(t, rc != 0 ? rc : ERR_MALFORMED);
         return;
     }
-    listing_clear(l);
-    l->reply = reply;
-    l->after = t->offset2;
-    l->mark = t->mark;
-    l->plus = t->flags != 0;
-    take_entries(t, l);
+    struct listed *d = xmalloc(sizeof *d);
+    *d = (struct listed){.refs = 1,
+                         .after = t->offset2,
+                         .mark = t->mark,
+                         .plus = t->flags != 0,
+                         .reply = reply};
+    take_entries(t, d);
+    listing_set(listing_get(t->o, t->fi.fh), d);
+    listed_unref(d);
     list_more(t);
 }
 
@@ -259,13 +330,13 @@ static void list_fetch(struct task *t, uint64_t after)
 }
 
 /* Whether the listing says what follows the position: it was asked for from there or before, and goes beyond it. */
-static bool covers(const struct listing *l, uint64_t after, bool plus)
+static bool covers(const struct listed *d, uint64_t after, bool plus)
 {
-    if (l->reply == NULL || l->after > after || (plus && !l->plus)) {
+    if (d == NULL || d->after > after || (plus && !d->plus)) {
         return false;
     }
-    size_t n = l->reply->n_entry;
-    return l->reply->end || (n > 0 && l->reply->entry[n - 1]->hash > after);
+    size_t n = d->reply->n_entry;
+    return d->reply->end || (n > 0 && d->reply->entry[n - 1]->hash > after);
 }
 
 /* A rename that was answered meanwhile knows better. A directory without a parent was removed: it
@@ -313,7 +384,10 @@ static void list_more(struct task *t)
         return;
     }
     uint64_t after = t->offset == AFTER_DOTDOT ? 0 : t->offset;
-    if (!covers(l, after, p->plus)) {
+    if (!covers(l->got, after, p->plus) && after == 0) {
+        listing_set(l, kept(t->o, t->ino, p->plus));
+    }
+    if (!covers(l->got, after, p->plus)) {
         if (p->used > 0 && t->offset > AFTER_DOTDOT) {
             page_reply(p); /* what there is first; the next call fetches */
         } else {
@@ -321,10 +395,10 @@ static void list_more(struct task *t)
         }
         return;
     }
-    bool room = add_entries(p, l, &t->offset);
+    bool room = add_entries(p, l->got, &t->offset);
     if (!room && p->used == 0) {
         task_error(t, -EINVAL);
-    } else if (!room || l->reply->end || p->used > 0) {
+    } else if (!room || l->got->reply->end || p->used > 0) {
         page_reply(p);
     } else {
         list_more(t);
@@ -350,7 +424,7 @@ static void list_start(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     t->offset = (uint64_t)off;
     t->flags = plus;
     if (off == 0) {
-        listing_clear(listing_get(t->o, fi->fh));
+        listing_set(listing_get(t->o, fi->fh), NULL);
         ops_access_time(t->o, task_pin(t, t->ino), 0);
     }
     list_more(t);

@@ -29,10 +29,17 @@ enum {
     OPS_STATFS_MS = 1000,
     OPS_STATFS_FIRST_MS = 10000,
     OPS_GRANTS_KEPT = 64,
+    OPS_LISTINGS_KEPT = 32, /* of about 64 KiB packed, 200 KiB unpacked, each */
     ATTR_INLINE = 1,
     ATTR_XATTR = 2,
     ATTR_ACCESS_ACL = 4,
     ATTR_DEFAULT_ACL = 8
+};
+
+struct listed;
+struct kept_listing {
+    uint64_t ino, used;
+    struct listed *listed;
 };
 
 struct ops {
@@ -43,6 +50,8 @@ struct ops {
     struct table fetches;  /* struct fetch by ino */
     struct table tickets;  /* parked lock requests by ticket */
     struct table listings; /* struct listing by fh */
+    struct kept_listing kept[OPS_LISTINGS_KEPT];
+    uint64_t kept_clock;
     struct list removals;  /* tasks that may remove an inode which was not open: opens of it wait */
     uint64_t grants[OPS_GRANTS_KEPT]; /* tickets granted before their request parked */
     unsigned grants_next;

@@ -422,7 +422,7 @@ static void world_teardown(void)
 }
 
 /* A kernel request; the arena record outlives a restart of the worker. */
-static fuse_req_t request(uint64_t unique)
+static inline fuse_req_t request(uint64_t unique)
 {
     fuse_req_t q = xcalloc(1, sizeof *q);
     q->r.unique = unique;
@@ -432,7 +432,7 @@ static fuse_req_t request(uint64_t unique)
 }
 
 /* The worker dies: everything on the heap is gone, the records and handles stay. */
-static fuse_req_t repeated(fuse_req_t old)
+static inline fuse_req_t repeated(fuse_req_t old)
 {
     if (!old->answered && old->r.free_ctx != NULL) {
         old->r.free_ctx(old->r.ctx);
@@ -449,7 +449,7 @@ static fuse_req_t repeated(fuse_req_t old)
     return q;
 }
 
-static Cfs__Attr attr_of(uint64_t ino, uint32_t mode, uint64_t change)
+static inline Cfs__Attr attr_of(uint64_t ino, uint32_t mode, uint64_t change)
 {
     Cfs__Attr a = CFS__ATTR__INIT;
     a.ino = ino;
@@ -461,7 +461,7 @@ static Cfs__Attr attr_of(uint64_t ino, uint32_t mode, uint64_t change)
 }
 
 /* Answers the oldest command with one result. */
-static void answer_command(Cfs__OpReply *result)
+static inline void answer_command(Cfs__OpReply *result)
 {
     struct command *cmd = w.command[0];
     ck_assert_uint_gt(w.commands, 0);
@@ -476,14 +476,14 @@ static void answer_command(Cfs__OpReply *result)
     cmd->on_done(cmd);
 }
 
-static void answer_status(int rc)
+static inline void answer_status(int rc)
 {
     Cfs__OpReply r = CFS__OP_REPLY__INIT;
     r.status = status_of_rc(rc);
     answer_command(&r);
 }
 
-static void answer_attr(const Cfs__Attr *a)
+static inline void answer_attr(const Cfs__Attr *a)
 {
     Cfs__OpReply r = CFS__OP_REPLY__INIT;
     Cfs__Attr copy = *a;
@@ -491,13 +491,13 @@ static void answer_attr(const Cfs__Attr *a)
     answer_command(&r);
 }
 
-static Cfs__Ops *sent(unsigned i)
+static inline Cfs__Ops *sent(unsigned i)
 {
     ck_assert_uint_lt(i, w.commands);
     return cfs__ops__unpack(NULL, w.command[i]->ops.len, w.command[i]->ops.data);
 }
 
-static void answer_read(int rc, const ProtobufCMessage *m)
+static inline void answer_read(int rc, const ProtobufCMessage *m)
 {
     static uint8_t packed[65536];
     struct session_read *r = w.read[0];
@@ -508,7 +508,7 @@ static void answer_read(int rc, const ProtobufCMessage *m)
     r->on_done(r);
 }
 
-static void answer_lookup(Cfs__Attr a)
+static inline void answer_lookup(Cfs__Attr a)
 {
     Cfs__LookupReply r = CFS__LOOKUP_REPLY__INIT;
     r.attr = &a;
@@ -517,12 +517,12 @@ static void answer_lookup(Cfs__Attr a)
 
 /* ---- requests that every test makes ---- */
 
-static void run_for(uint64_t ms)
+static inline void run_for(uint64_t ms)
 {
     timers_run(&w.timers, w.timers.now_ms + ms);
 }
 
-static void looked_up(uint64_t ino, const char *name, uint32_t mode)
+static inline void looked_up(uint64_t ino, const char *name, uint32_t mode)
 {
     fuse_req_t q = request(1000 + ino);
     ops_lookup(q, FUSE_ROOT_ID, name);
@@ -531,7 +531,7 @@ static void looked_up(uint64_t ino, const char *name, uint32_t mode)
     free(q);
 }
 
-static uint64_t opened(uint64_t ino, uint64_t unique)
+static inline uint64_t opened(uint64_t ino, uint64_t unique)
 {
     fuse_req_t q = request(unique);
     struct fuse_file_info fi = {.flags = O_RDWR};
@@ -543,7 +543,7 @@ static uint64_t opened(uint64_t ino, uint64_t unique)
     return fh;
 }
 
-static void released(uint64_t ino, uint64_t fh)
+static inline void released(uint64_t ino, uint64_t fh)
 {
     fuse_req_t q = request(5000 + ino);
     struct fuse_file_info fi = {.fh = fh};
