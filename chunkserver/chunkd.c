@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -22,6 +21,7 @@
 #include "base/mem.h"
 #include "chunkserver/chunk_service.h"
 #include "chunkserver/heartbeat.h"
+#include "rpc/limit.h"
 #include "rpc/tcp.h"
 
 #define VERSION "0.1.0"
@@ -378,10 +378,6 @@ int main(int argc, char **argv)
         return status;
     }
     signal(SIGPIPE, SIG_IGN);
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &files); /* with fewer it works, with fewer segments */
-    }
+    limit_raise();
     return run(&chunkd, &config);
 }

@@ -179,23 +179,15 @@ int control_wait_gone(const char *run_dir, uint32_t timeout_ms)
     }
 }
 
+static bool is_cfs_at(const struct mount_entry *e, const void *where)
+{
+    return strcmp(e->where, where) == 0 && strcmp(e->type, "fuse.cfs") == 0;
+}
+
 bool control_mounted(const char *mount_point)
 {
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL, where[CONTROL_PATH_MAX];
-    size_t cap = 0;
-    bool found = false;
-    while (f && !found && getline(&line, &cap, f) > 0) {
-        if (sscanf(line, "%*s %*s %*s %*s %4095s", where) == 1 && strstr(line, " - fuse.cfs ")) {
-            mountinfo_unescape(where);
-            found = strcmp(where, mount_point) == 0;
-        }
-    }
-    free(line);
-    if (f) {
-        fclose(f);
-    }
-    return found;
+    struct mount_entry e;
+    return mountinfo_find("self", is_cfs_at, mount_point, &e);
 }
 
 /* Lines of a client's file: addresses, run directory, mount point. */

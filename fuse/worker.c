@@ -23,6 +23,7 @@
 #include "fuse/tables.h"
 #include "fuse/writer.h"
 #include "meta.pb-c.h"
+#include "rpc/limit.h"
 #include "rpc/tcp.h"
 
 /* The life of a worker:
@@ -539,6 +540,7 @@ int worker_run(void)
         return HOLDER_EXIT_SYSTEM;
     }
     w->client.arena = lifeline_arena(w->life);
+    limit_raise(); /* three descriptors a chunk server */
     CHECK(uv_loop_init(&w->uv) == 0);
     timers_init(&w->timers, clock_now_ms());
     w->clock = tcp_clock_start(&w->uv, &w->timers);

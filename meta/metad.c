@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
@@ -32,6 +31,7 @@
 #include "meta/meta_service.h"
 #include "meta/room.h"
 #include "meta/store_thread.h"
+#include "rpc/limit.h"
 #include "rpc/tcp.h"
 #include "store/disk_posix.h"
 #include "store/kv_leveldb.h"
@@ -569,11 +569,7 @@ int main(int argc, char **argv)
     status = take_directory(d, &c);
     if (status == 0) {
         signal(SIGPIPE, SIG_IGN);
-        struct rlimit files;
-        if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-            files.rlim_cur = files.rlim_max;
-            (void)setrlimit(RLIMIT_NOFILE, &files); /* with fewer it takes fewer connections */
-        }
+        limit_raise();
         open_loop(d);
         d->exit_status = start(d, &c);
         if (d->exit_status != 0) {

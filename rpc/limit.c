@@ -4,6 +4,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+void limit_raise(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 unsigned limit_connections(unsigned most)
 {
     struct rlimit files;

@@ -7,8 +7,6 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "base/mountinfo.h"
-
 /* "host:port,host:port:/subdir" into its two halves. */
 static int split_source(const char *source, struct cluster_mount *out)
 {
@@ -23,45 +21,27 @@ static int split_source(const char *source, struct cluster_mount *out)
     return 0;
 }
 
-/* One line: "ID PARENT MAJ:MIN ROOT WHERE OPTIONS... - TYPE SOURCE SUPER". */
-int cluster_take_line(char *line, dev_t dev, struct cluster_mount *out)
+int cluster_take_mount(const struct mount_entry *e, struct cluster_mount *out)
 {
-    unsigned major_id, minor_id;
-    char where[PATH_MAX], type[64], source[PATH_MAX];
-    if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &major_id, &minor_id, where) != 3 ||
-        makedev(major_id, minor_id) != dev) {
-        return -ENODEV;
-    }
-    const char *dash = strstr(line, " - ");
-    if (dash == NULL || sscanf(dash + 3, "%63s %4095s", type, source) != 2 ||
-        strcmp(type, "fuse.cfs") != 0) {
-        return -ENODEV;
-    }
-    mountinfo_unescape(where);
-    mountinfo_unescape(source);
-    snprintf(out->where, sizeof out->where, "%s", where);
-    return split_source(source, out);
+    snprintf(out->where, sizeof out->where, "%s", e->where);
+    return split_source(e->source, out);
+}
+
+static bool is_cfs_on(const struct mount_entry *e, const void *ctx)
+{
+    const dev_t *dev = ctx;
+    return makedev(e->major, e->minor) == *dev && strcmp(e->type, "fuse.cfs") == 0;
 }
 
 int cluster_mount_of(const char *path, struct cluster_mount *out)
 {
     struct stat st;
+    struct mount_entry e;
     if (lstat(path, &st) != 0) {
         return -errno;
     }
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    if (f == NULL) {
-        return -errno;
-    }
-    char *line = NULL;
-    size_t cap = 0;
-    int rc = -ENODEV;
-    while (rc != 0 && getline(&line, &cap, f) > 0) {
-        rc = cluster_take_line(line, st.st_dev, out);
-    }
-    free(line);
-    fclose(f);
-    return rc;
+    return mountinfo_find("self", is_cfs_on, &st.st_dev, &e) ? cluster_take_mount(&e, out)
+                                                             : -ENODEV;
 }
 
 /* "cluster = HOST:PORT,..." in /etc/cfs/cfs.conf; # begins a comment. */

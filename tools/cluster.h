@@ -4,7 +4,8 @@
 #include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <sys/types.h>
+
+#include "base/mountinfo.h"
 
 /* Which cluster a command means, and which mount a path is in. */
 enum { CLUSTER_ADDRESSES = 1024 };
@@ -21,8 +22,8 @@ int cluster_mount_of(const char *path, struct cluster_mount *out);
  * /etc/cfs/cfs.conf, in this order. -ENOENT: none of them says. */
 int cluster_find(const char *option, char out[CLUSTER_ADDRESSES]);
 
-/* The texts behind them. One line of mountinfo, which is changed: 0 if it is of a CFS mount with this device. */
-int cluster_take_line(char *line, dev_t dev, struct cluster_mount *out);
+/* The texts behind them. A CFS mount; -ENODEV: its source is none of ours. */
+int cluster_take_mount(const struct mount_entry *e, struct cluster_mount *out);
 /* What a cfs.conf says, from an open file; -ENOENT: nothing. */
 int cluster_read_conf(FILE *f, char out[CLUSTER_ADDRESSES]);
 

@@ -20,32 +20,15 @@ enum { PATH_BYTES = LOCAL_PATH + 1024, COPY_LOOK_MS = 2000 };
 
 /* ---- what is mounted ---- */
 
+static bool is_fuse_at(const struct mount_entry *e, const void *where)
+{
+    return strncmp(e->type, "fuse", 4) == 0 && strcmp(e->where, where) == 0;
+}
+
 bool local_is_mounted(const char *where)
 {
-    FILE *f = fopen("/proc/self/mountinfo", "re");
-    if (f == NULL) {
-        return false;
-    }
-    char *line = NULL;
-    size_t cap = 0;
-    bool found = false;
-    while (!found && getline(&line, &cap, f) > 0) {
-        char *at = line;
-        for (int field = 1; field < 5 && at != NULL; field++) {
-            at = strchr(at, ' ');
-            at = at != NULL ? at + 1 : NULL;
-        }
-        if (at == NULL) {
-            continue;
-        }
-        bool fuse = strstr(at, " - fuse") != NULL;
-        at[strcspn(at, " ")] = '\0';
-        mountinfo_unescape(at);
-        found = fuse && strcmp(at, where) == 0;
-    }
-    free(line);
-    fclose(f);
-    return found;
+    struct mount_entry e;
+    return mountinfo_find("self", is_fuse_at, where, &e);
 }
 
 /* ---- records of mounts ---- */
@@ -184,43 +167,41 @@ static int detach(const struct local_mount *m, bool force)
     return 0;
 }
 
-/* The device of the mount at `where` as in mountinfo ("0:57"), for a process ("self", "4711"); with
- * where NULL: whether that process has the device in its mount namespace. */
-static bool mountinfo_find(const char *process, const char *where, char device[32])
+/* The device of the mount, "0:57". It is written down for whoever asks when it is unmounted here and
+ * lives on elsewhere. */
+static void device_of(const struct local *l, const struct local_mount *m, char device[32])
 {
-    char path[64], line[3 * PATH_BYTES], dev[32], point[PATH_BYTES];
-    bool found = false;
-    snprintf(path, sizeof path, "/proc/%.20s/mountinfo", process);
-    FILE *f = fopen(path, "re");
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        if (sscanf(line, "%*s %*s %31s %*s %4095s", dev, point) != 2) {
-            continue;
-        }
-        mountinfo_unescape(point);
-        if (where == NULL ? strcmp(dev, device) == 0 && strstr(line, " - fuse.cfs ") != NULL
-                          : strcmp(point, where) == 0) {
-            snprintf(device, 32, "%s", dev);
-            found = true;
-        }
+    struct mount_entry e;
+    char path[PATH_BYTES];
+    local_path(l, path, "mount/%u/device", m->number);
+    if (mountinfo_find("self", is_fuse_at, m->where, &e)) {
+        snprintf(device, 32, "%u:%u", e.major, e.minor);
+        (void)write_line(path, device);
+    } else if (!read_line(path, device, 32)) {
+        device[0] = '\0';
     }
-    if (f != NULL) {
-        fclose(f);
-    }
-    return found;
+}
+
+static bool is_cfs_on(const struct mount_entry *e, const void *device)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%u:%u", e->major, e->minor);
+    return strcmp(e->type, "fuse.cfs") == 0 && strcmp(text, device) == 0;
 }
 
 /* Only in another namespace: device numbers are used again. */
-static bool has_a_copy(const char *process, char device[32])
+static bool has_a_copy(const char *process, const char *device)
 {
+    struct mount_entry e;
     char path[64], theirs[64] = "", ours[64] = "";
     snprintf(path, sizeof path, "/proc/%.20s/ns/mnt", process);
     return readlink(path, theirs, sizeof theirs - 1) > 0 &&
            readlink("/proc/self/ns/mnt", ours, sizeof ours - 1) > 0 && strcmp(theirs, ours) != 0 &&
-           mountinfo_find(process, NULL, device);
+           mountinfo_find(process, is_cfs_on, device, &e);
 }
 
 /* Namespaces made while it was mounted (containers, unshare -m) have copies of the mount. */
-static bool say_who_has_a_copy(const char *where, char device[32])
+static bool say_who_has_a_copy(const char *where, const char *device)
 {
     bool said = false;
     DIR *d = device[0] == '\0' ? NULL : opendir("/proc");
@@ -270,8 +251,8 @@ static void kill_client(const struct local *l, struct local_mount *m)
 /* Unmounts, waits for the client, with `force` kills it in the end. Its record stays. */
 static int end_client(const struct local *l, struct local_mount *m, bool force, unsigned timeout_ms)
 {
-    char device[32] = "";
-    (void)mountinfo_find("self", m->where, device);
+    char device[32];
+    device_of(l, m, device);
     int rc = detach(m, force);
     if (rc != 0) {
         return rc;

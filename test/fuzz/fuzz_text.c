@@ -114,7 +114,8 @@ static void mount_line(char *text)
     mountinfo_unescape(copy);
     CHECK(strlen(copy) <= len);
     free(copy);
-    if (cluster_take_line(text, 0, &m) == 0) {
+    static struct mount_entry e;
+    if (mountinfo_take(text, &e) && cluster_take_mount(&e, &m) == 0) {
         CHECK(ends_within(m.addresses, sizeof m.addresses) && m.addresses[0] != 0);
         CHECK(ends_within(m.where, sizeof m.where) && m.subdir[0] == '/');
     }

@@ -21,6 +21,7 @@ unshare --mount --propagation private sleep 300 &
 copy=$!
 until_true 5 eval '[ "$(readlink /proc/self/ns/mnt)" != "$(readlink /proc/$copy/ns/mnt)" ]'
 refused 'an unmount while another namespace has a copy' "process [0-9]+ is in another mount namespace" timeout 60 "$bin/cfs-local" down --dir "$CL"
+refused 'the same, typed again,' "process [0-9]+ is in another mount namespace" timeout 60 "$bin/cfs-local" down --dir "$CL"
 kill "$copy"
 wait "$copy" 2>/dev/null
 check 'and works when that is gone' timeout 60 "$bin/cfs-local" down --dir "$CL"

@@ -149,6 +149,37 @@ START_TEST(escapes_of_mountinfo_are_undone_and_others_stay)
 }
 END_TEST
 
+START_TEST(line_of_mountinfo_is_taken_or_refused)
+{
+    static struct mount_entry e;
+    ck_assert(mountinfo_take(
+        "36 35 0:57 / /mnt/a\\040b rw,nosuid shared:1 - fuse.cfs h:1,g:2:/s rw\n", &e));
+    ck_assert_uint_eq(e.major, 0);
+    ck_assert_uint_eq(e.minor, 57);
+    ck_assert_str_eq(e.where, "/mnt/a b");
+    ck_assert_str_eq(e.type, "fuse.cfs");
+    ck_assert_str_eq(e.source, "h:1,g:2:/s");
+    ck_assert(!mountinfo_take("36 35 0:57 / /mnt rw fuse.cfs h:1:/ rw", &e));
+    ck_assert(!mountinfo_take("36 35 0 / /mnt rw - fuse.cfs h:1:/ rw", &e));
+    ck_assert(!mountinfo_take("", &e));
+}
+END_TEST
+
+static bool is_root(const struct mount_entry *e, const void *ctx)
+{
+    return strcmp(e->where, ctx) == 0;
+}
+
+START_TEST(mounts_of_a_process_are_found)
+{
+    static struct mount_entry e;
+    ck_assert(mountinfo_find("self", is_root, "/", &e));
+    ck_assert_str_eq(e.where, "/");
+    ck_assert(!mountinfo_find("self", is_root, "/nowhere", &e));
+    ck_assert(!mountinfo_find("nobody", is_root, "/", &e));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("mountopts");
@@ -160,6 +191,8 @@ int main(void)
     tcase_add_test(tc, overlong_arguments_are_refused);
     tcase_add_test(tc, a_control_line_is_one_of_three_commands_or_none);
     tcase_add_test(tc, escapes_of_mountinfo_are_undone_and_others_stay);
+    tcase_add_test(tc, line_of_mountinfo_is_taken_or_refused);
+    tcase_add_test(tc, mounts_of_a_process_are_found);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
