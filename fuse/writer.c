@@ -25,7 +25,7 @@ static uint64_t now_ms(const struct writer *w)
 }
 
 /* An idle client does not wake up: the tick runs while there is something to look after. */
-static void tick_arm(struct writer *w)
+void writer_tick_arm(struct writer *w)
 {
     if (!timer_armed(&w->tick)) {
         timers_arm(w->client->timers, &w->tick, now_ms(w) + TICK_MS);
@@ -300,7 +300,7 @@ void winode_changed(struct winode *wi)
     list_remove(&wi->node);
     list_add_tail(dirty ? &w->dirty : &w->quiet, &wi->node);
     if (dirty) {
-        tick_arm(w);
+        writer_tick_arm(w);
     }
     writer_deliver_soon(w);
     if (!dirty && wi->n_clean == 0 && wi->holders == 0 && winode_quiet(wi) &&
@@ -542,13 +542,14 @@ static void tick_due(struct timer *timer)
     if (w->credit_short_ms != 0) {
         wake_room(w, 0);
     }
+    ids_give_back(w);
     if (w->ids_left == 0) {
         ids_want(w); /* before the first write needs them */
     }
     writer_deliver(w);
     if (!list_empty(&w->dirty) || !list_empty(&w->room) || !list_empty(&w->all) || w->n_dirty > 0 ||
-        w->retire) {
-        tick_arm(w);
+        w->retire || w->ids_lost) {
+        writer_tick_arm(w);
     }
 }
 
@@ -699,7 +700,7 @@ static void wait_begin(struct writer *w, struct inode *in, struct writer_wait *w
     wait->upto = w->stamp;
     wait->started_ms = now_ms(w);
     list_init(&wait->node);
-    tick_arm(w);
+    writer_tick_arm(w);
 }
 
 void writer_wait_room(struct writer *w, struct writer_wait *wait)

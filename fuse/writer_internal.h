@@ -178,6 +178,7 @@ struct writer {
     /* stripes */
     struct list stripes; /* under way */
     unsigned n_stripes;
+    unsigned n_alive; /* also those that are ready, or in a commit */
     uint64_t flight_bytes;
     struct rs *rs[RS_K_MAX + 1][RS_M_MAX + 1];
     uint8_t *zero_page;
@@ -188,7 +189,7 @@ struct writer {
     unsigned n_ranges, range_cap, cursor;
     uint64_t ids_left;
     struct command grant;
-    bool granting, retire;
+    bool granting, retire, ids_lost;
     uint64_t grant_retry_ms;
     uint64_t tables_retry_ms;
     /* credit */
@@ -259,6 +260,7 @@ void stripe_free(struct wstripe *s);
 void stripe_give_back(struct wstripe *s); /* its pages are dirty again; frees it */
 void ids_want(struct writer *w);
 void ids_drop(struct writer *w);
+void ids_give_back(struct writer *w); /* those of stripes that failed, once nothing is on its way */
 void stripes_release(struct writer *w);
 void commits_release(struct writer *w);
 
@@ -286,6 +288,7 @@ void writer_pump(struct winode *wi);
 void writer_pump_pending(struct writer *w);
 void writer_deliver(struct writer *w);
 void writer_deliver_soon(struct writer *w);
+void writer_tick_arm(struct writer *w);
 bool writer_has_room(const struct writer *w, unsigned pages);
 void writer_pressure(struct writer *w);     /* starts flushing everything that is not streaming */
 bool winode_quiet(const struct winode *wi); /* nothing of it is under way */

@@ -78,7 +78,7 @@ void ids_want(struct writer *w)
     Cfs__Op *list[2];
     Cfs__RetireIdsOp retire = CFS__RETIRE_IDS_OP__INIT;
     Cfs__GrantIdsOp grant = CFS__GRANT_IDS_OP__INIT;
-    if (w->retire) { /* after a restart: no range of the dead worker is gone on with */
+    if (w->retire) { /* after a restart no range of the dead worker is gone on with */
         op[0].retire_ids = &retire;
         list[ops.n_op++] = &op[0];
     }
@@ -101,6 +101,20 @@ void ids_drop(struct writer *w)
 {
     w->n_ranges = 0;
     w->ids_left = 0;
+}
+
+/* Fragments of stripes that were given up lie on servers under ids that stay ours until all that we
+ * hold are given back. That needs a moment in which none is used by a stripe on its way. */
+void ids_give_back(struct writer *w)
+{
+    if (!w->ids_lost || w->n_alive > 0 || !list_empty(&w->commits) || w->granting || w->ended) {
+        return;
+    }
+    ids_drop(w);
+    w->ids_lost = false;
+    w->retire = true;
+    w->grant_retry_ms = 0;
+    ids_want(w);
 }
 
 static unsigned count_bits(uint64_t mask)
@@ -210,6 +224,7 @@ static void parity_put(struct writer *w, struct wstripe *s)
 
 void stripe_free(struct wstripe *s)
 {
+    s->w->n_alive--;
     parity_put(s->w, s);
     for (unsigned i = 0; i < s->n_puts; i++) {
         buf_release(&s->put[i].body);
@@ -248,6 +263,8 @@ void stripes_release(struct writer *w)
 
 void stripe_give_back(struct wstripe *s)
 {
+    s->w->ids_lost = true;
+    writer_tick_arm(s->w);
     for (unsigned i = 0; i < s->n_pages; i++) {
         pages_put_back(s->wi, s->page[i]);
     }
@@ -403,6 +420,7 @@ static struct wstripe *stripe_new(struct winode *wi, const struct target *t, con
 {
     struct writer *w = wi->w;
     struct wstripe *s = xcalloc(1, sizeof *s);
+    w->n_alive++;
     s->w = w;
     s->wi = wi;
     s->code = t->choice.code;

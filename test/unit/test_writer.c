@@ -298,6 +298,38 @@ START_TEST(killed_servers_are_left_out_and_taken_in_again)
 }
 END_TEST
 
+static uint64_t garbage_ids(struct rig *g)
+{
+    Cfs__FsmCounters *c = fsm_world_counters(&g->cl->world);
+    const uint64_t n = c->garbage_ids;
+    cfs__fsm_counters__free_unpacked(c, NULL);
+    return n;
+}
+
+START_TEST(fragments_of_failed_stripes_become_garbage_when_nothing_is_under_way)
+{
+    struct rig g = rig_new(24);
+    write_version(&g, 0, 4 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    cluster_run(g.cl, 1000);
+    ck_assert_uint_eq(garbage_ids(&g), 0);
+    cluster_kill(g.cl, 1);
+    write_version(&g, 4 * MIB, 8 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    cluster_run(g.cl, 1000);
+    ck_assert_uint_gt(garbage_ids(&g), 0);
+    const uint64_t once = garbage_ids(&g);
+    write_version(&g, 12 * MIB, 4 * MIB, 1);
+    ck_assert_int_eq(worker_flush(g.w, g.ino), 0);
+    cluster_run(g.cl, 5000);
+    ck_assert_uint_eq(garbage_ids(&g), once);
+    check_version(&g, 0, 16 * MIB, 1);
+    fresh_worker(&g);
+    check_version(&g, 0, 16 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(a_silent_server_is_left_out_after_the_deadline)
 {
     struct rig g = rig_new(9);
@@ -766,6 +798,7 @@ int main(void)
     tcase_add_test(t, one_read_may_have_more_pieces_than_the_cache_has_blocks);
     tcase_add_test(t, dirty_data_is_flushed_by_age);
     tcase_add_test(t, killed_servers_are_left_out_and_taken_in_again);
+    tcase_add_test(t, fragments_of_failed_stripes_become_garbage_when_nothing_is_under_way);
     tcase_add_test(t, a_silent_server_is_left_out_after_the_deadline);
     tcase_add_test(t, with_fewer_than_m_plus_1_servers_writes_wait);
     tcase_add_test(t, a_full_pool_is_enospc_and_goes_on_when_there_is_room);
