@@ -367,11 +367,24 @@ static int check_range(struct audit *a, uint32_t pg, uint64_t first, uint64_t la
     return rc;
 }
 
+/* The number that is the value of many rows. */
+static int number_of(struct fsm *f, struct bytes value, uint64_t *out)
+{
+    if (value.len != 9 || value.data[0] != VALUE_VERSION) {
+        return fsm_note(f, ERR_CORRUPT);
+    }
+    *out = get_le64(value.data + 1);
+    return 0;
+}
+
 static int check_garbage(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
-    (void)f;
     struct audit *a = ctx;
-    uint64_t first = get_le64(value.data + 1), last = key_u64_at(key, 6);
+    uint64_t first = 0, last = key_u64_at(key, 6);
+    int rc = number_of(f, value, &first);
+    if (rc < 0) {
+        return rc;
+    }
     a->garbage += last - first + 1;
     return check_range(a, get_be32(key.data + 2), first, last, "garbage");
 }
@@ -381,7 +394,11 @@ static int check_owed(struct fsm *f, struct bytes key, struct bytes value, void 
 {
     struct audit *a = ctx;
     uint32_t pg = get_be32(key.data + 6);
-    uint64_t first = get_le64(value.data + 1), last = key_u64_at(key, 10);
+    uint64_t first = 0, last = key_u64_at(key, 10);
+    int rc = number_of(f, value, &first);
+    if (rc < 0) {
+        return rc;
+    }
     a->count += last - first + 1;
     struct key prefix = table_of(SPACE_STRIPE, 'g'), from;
     key_add_u32(&prefix, pg);
@@ -389,24 +406,26 @@ static int check_owed(struct fsm *f, struct bytes key, struct bytes value, void 
     key_add_u64(&from, first);
     struct overlay_scan s;
     overlay_scan_init(&s, f->overlay, key_bytes(&prefix), key_bytes(&from));
-    if (s.valid && get_le64(s.value.data + 1) <= last) {
+    uint64_t dead = UINT64_MAX;
+    rc = s.valid ? number_of(f, s.value, &dead) : s.error;
+    if (s.valid && dead <= last) {
         complain(a, "ids %u/%" PRIu64 "... are owed by one server and by all", pg, first);
     }
-    int rc = s.error;
     overlay_scan_release(&s);
     return rc < 0 ? rc : check_range(a, pg, first, last, "owed");
 }
 
 static int check_owed_count(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
-    (void)f;
     struct audit *a = ctx;
+    uint64_t said = 0;
     uint32_t server = get_be32(key.data + 2);
     struct key prefix;
     stripes_owed_prefix(&prefix, server);
     a->count = 0;
-    int rc = each(a, prefix, check_owed);
-    same(a, "ids owed", server, get_le64(value.data + 1), a->count);
+    int rc = number_of(f, value, &said);
+    rc = rc < 0 ? rc : each(a, prefix, check_owed);
+    same(a, "ids owed", server, said, a->count);
     a->owed += a->count;
     return rc;
 }
@@ -423,9 +442,10 @@ static int check_all_owed(struct audit *a)
 
 static int check_grant(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
-    (void)f;
     uint32_t pg = get_be32(key.data + 10);
-    return check_range(ctx, pg, get_le64(value.data + 1), key_u64_at(key, 14), "granted");
+    uint64_t first = 0;
+    int rc = number_of(f, value, &first);
+    return rc < 0 ? rc : check_range(ctx, pg, first, key_u64_at(key, 14), "granted");
 }
 
 /* ---- counts

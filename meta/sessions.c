@@ -287,10 +287,14 @@ static int opening_end_others(struct fsm *f, const Cfs__LogSessionOpen *entry, s
     key_start(&prefix, SPACE_SESSION, 's');
     int rc = rows_each(f, &prefix, opening_look, o);
     while (rc == 0 && o->earlier != 0) { /* each round ends one */
-        rc = sessions_end(f, o->earlier);
+        const uint64_t ended = o->earlier;
+        rc = sessions_end(f, ended);
         o->earlier = 0;
         buf_clear(&o->other);
         rc = rc == 0 ? rows_each(f, &prefix, opening_look, o) : rc;
+        if (rc == 0 && o->earlier == ended) {
+            return fsm_note(f, ERR_CORRUPT); /* half a session: no end takes its row away */
+        }
     }
     return rc;
 }

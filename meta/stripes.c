@@ -106,8 +106,12 @@ static int range_decode(struct fsm *f, struct bytes key, struct bytes value, str
     if (value.len != 9 || value.data[0] != VALUE_VERSION || key.len < 10) {
         return fsm_note(f, ERR_CORRUPT);
     }
-    *out =
-        (struct range){.first = get_le64(value.data + 1), .last = get_be64(key.data + key.len - 8)};
+    const struct range r = {.first = get_le64(value.data + 1),
+                            .last = key_u64_at(key, key.len - 8)};
+    if (r.first > r.last) {
+        return fsm_note(f, ERR_CORRUPT); /* who takes a part out of it relies on that */
+    }
+    *out = r;
     return 0;
 }
 
@@ -663,7 +667,9 @@ int stripes_unref(struct fsm *f, struct stripe_id at, const struct referrer *who
     if (rc < 0) {
         return rc;
     }
-    CHECK(row.refs > 0);
+    if (row.refs == 0) {
+        return fsm_note(f, ERR_CORRUPT); /* a stripe goes with its last reference */
+    }
     row.refs--;
     row.live_bytes -= bytes;
     struct key k;
