@@ -74,7 +74,7 @@ static void cut_put(struct fsm *f, const struct inode *i, const struct cut_row *
 static int cut_decode(struct bytes key, struct bytes value, struct cut_row *out)
 {
     struct cursor c = cursor_of(value);
-    if (cursor_u8(&c) != VALUE_VERSION || key.len != 34) {
+    if (cursor_u8(&c) != VALUE_VERSION) {
         return ERR_CORRUPT;
     }
     *out = (struct cut_row){.cut.from = key_u64_at(key, 18), .cut.end = cursor_le64(&c)};

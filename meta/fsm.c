@@ -106,7 +106,7 @@ int fsm_open(struct kv *kv, struct fsm **out)
 {
     struct fsm *f = xcalloc(1, sizeof *f);
     f->kv = kv;
-    f->overlay = overlay_new(kv);
+    f->overlay = overlay_new(kv, key_valid);
     buf_init(&f->scratch);
     buf_init(&f->value);
     int rc = load_applied(f);

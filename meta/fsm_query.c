@@ -211,7 +211,7 @@ static void garbage_flush(struct garbage *g)
 static int add_garbage(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
     struct garbage *g = ctx;
-    if (key.len != g->prefix.len + 12 || value.len != 9) {
+    if (value.len != 9) {
         return fsm_note(f, ERR_CORRUPT);
     }
     uint32_t pg = get_be32(key.data + g->prefix.len);
@@ -289,7 +289,7 @@ static int query_garbage(struct fsm *f, struct bytes request, struct buf *reply)
 
 static int add_owed(struct fsm *f, struct bytes key, struct bytes value, void *ctx)
 {
-    if (key.len != 6 || value.len != 9) {
+    if (value.len != 9) {
         return fsm_note(f, ERR_CORRUPT);
     }
     Cfs__FsmCounters__Owed m = CFS__FSM_COUNTERS__OWED__INIT;

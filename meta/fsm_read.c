@@ -320,9 +320,9 @@ static int listing_add(struct fsm *f, struct listing *l, struct bytes key, const
 static int listing_fill(struct fsm *f, struct overlay_scan *s, struct listing *l)
 {
     for (; s->valid; overlay_scan_next(s)) {
-        uint64_t hash = s->key.len > 26 ? key_u64_at(s->key, 18) : 0;
+        uint64_t hash = key_u64_at(s->key, 18);
         if (hash == 0) {
-            return ERR_CORRUPT;
+            return ERR_CORRUPT; /* a reader that goes on behind it would begin again */
         }
         if (l->at >= l->max && hash != l->last_hash) {
             return 0;

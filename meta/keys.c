@@ -53,6 +53,94 @@ void key_history(struct key *k, struct bytes ns_key, uint64_t snapshot)
     key_add_u64(k, snapshot);
 }
 
+struct lengths {
+    size_t min, max;
+};
+
+/* Of what follows the table's letter in the namespace. */
+static struct lengths namespace_lengths(uint8_t table)
+{
+    switch (table) {
+    case TABLE_INODE:
+    case TABLE_INLINE:
+    case TABLE_SYMLINK:
+        return (struct lengths){8, 8};
+    case TABLE_EXTENT:
+        return (struct lengths){16, 16};
+    case TABLE_DENTRY:
+        return (struct lengths){16 + 1, 16 + KEY_NAME_MAX};
+    case TABLE_XATTR:
+        return (struct lengths){8 + 1, 8 + KEY_NAME_MAX};
+    default:
+        return (struct lengths){1, 0}; /* no such table: no length will do */
+    }
+}
+
+/* Of what follows the first two bytes elsewhere. */
+static struct lengths other_lengths(uint8_t space, uint8_t table)
+{
+    switch (space << 8 | table) {
+    case SPACE_SYSTEM << 8 | 'a':
+    case SPACE_SYSTEM << 8 | 'c':
+    case SPACE_SYSTEM << 8 | 'n':
+        return (struct lengths){0, 0};
+    case SPACE_STRIPE << 8 | 'c':
+    case SPACE_CLUSTER << 8 | 's':
+    case SPACE_CLUSTER << 8 | 'p':
+    case SPACE_CLUSTER << 8 | 'n':
+        return (struct lengths){4, 4};
+    case SPACE_VOLUME << 8 | 'v':
+    case SPACE_VOLUME << 8 | 'b':
+    case SPACE_SESSION << 8 | 's':
+    case SPACE_SESSION << 8 | 'q':
+    case SPACE_LOCK << 8 | 'l':
+    case SPACE_REAP << 8 | 's':
+        return (struct lengths){8, 8};
+    case SPACE_STRIPE << 8 | 's':
+    case SPACE_STRIPE << 8 | 'g':
+        return (struct lengths){12, 12};
+    case SPACE_STRIPE << 8 | 'o':
+    case SPACE_SESSION << 8 | 'w':
+    case SPACE_SESSION << 8 | 'o':
+    case SPACE_LOCK << 8 | 't':
+    case SPACE_LOCK << 8 | 's':
+    case SPACE_REAP << 8 | 'd':
+    case SPACE_CLUSTER << 8 | 'u':
+        return (struct lengths){16, 16};
+    case SPACE_SESSION << 8 | 'g':
+        return (struct lengths){20, 20};
+    case SPACE_LOCK << 8 | 'o':
+        return (struct lengths){24, 24};
+    case SPACE_REAP << 8 | 'c':
+        return (struct lengths){32, 32};
+    case SPACE_STRIPE << 8 | 'r':
+        return (struct lengths){36, 44};
+    default:
+        return (struct lengths){1, 0}; /* no such table: no length will do */
+    }
+}
+
+static bool within(size_t len, struct lengths l)
+{
+    return len >= l.min && len <= l.max;
+}
+
+bool key_valid(struct bytes key)
+{
+    enum { PREFIX = 10, SNAPSHOT = 8 };
+    if (key.len < 2) {
+        return false;
+    }
+    const uint8_t space = key.data[0];
+    if (space == SPACE_NAMESPACE || space == SPACE_HISTORY) {
+        const size_t more = PREFIX + (space == SPACE_HISTORY ? SNAPSHOT : 0);
+        return key.len >= more && within(key.len - more, namespace_lengths(key.data[PREFIX - 1]));
+    }
+    const struct lengths l = other_lengths(space, key.data[1]);
+    /* A back reference ends with the number of a snapshot, or without; nothing lies between. */
+    return within(key.len - 2, l) && (key.len - 2 - l.min) % SNAPSHOT == 0;
+}
+
 uint64_t key_u64_at(struct bytes key, size_t at)
 {
     CHECK(at + 8 <= key.len);

@@ -49,6 +49,9 @@ void key_add_u64(struct key *k, uint64_t v);
 void key_add_bytes(struct key *k, struct bytes b); /* CHECKs the length */
 /* The history key of a namespace key: the value that was current up to `snapshot`. */
 void key_history(struct key *k, struct bytes ns_key, uint64_t snapshot);
+/* Does a table that there is have keys of this length? Every key that a scan of the store finds is
+ * asked that before anybody reads it: key_u64_at CHECKs. */
+bool key_valid(struct bytes key);
 uint64_t key_u64_at(struct bytes key, size_t at);
 
 /* 63-bit keyed hash of a name (SipHash-2-4), > 2: 0 starts a directory, 1 and 2 are "." and "..".

@@ -103,7 +103,7 @@ static void range_delete(struct fsm *f, const struct key *prefix, uint64_t last)
 
 static int range_decode(struct fsm *f, struct bytes key, struct bytes value, struct range *out)
 {
-    if (value.len != 9 || value.data[0] != VALUE_VERSION || key.len < 10) {
+    if (value.len != 9 || value.data[0] != VALUE_VERSION) {
         return fsm_note(f, ERR_CORRUPT);
     }
     const struct range r = {.first = get_le64(value.data + 1),

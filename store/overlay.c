@@ -33,6 +33,7 @@ struct cached {
 };
 struct overlay {
     struct kv *kv;
+    bool (*key_valid)(struct bytes key);
     struct row **rows;
     size_t n_rows, cap_rows;
     struct undo *undos;
@@ -44,10 +45,11 @@ struct overlay {
 
 enum { BLOCK_BYTES = 64 * 1024, BLOCKS_KEPT = 1 };
 
-struct overlay *overlay_new(struct kv *kv)
+struct overlay *overlay_new(struct kv *kv, bool (*key_valid)(struct bytes key))
 {
     struct overlay *o = xcalloc(1, sizeof *o);
     o->kv = kv;
+    o->key_valid = key_valid;
     kv_batch_init(&o->batch);
     o->cache = xcalloc(OVERLAY_CACHE_ROWS, sizeof *o->cache);
     return o;
@@ -312,6 +314,11 @@ static void scan_settle(struct overlay_scan *s, struct bytes from)
             return;
         }
         int c = !stored ? 1 : !pending ? -1 : bytes_compare(ops->iter_key(s->it), row->key);
+        if (stored && s->o->key_valid != NULL && !s->o->key_valid(ops->iter_key(s->it))) {
+            s->valid = false;
+            s->error = ERR_CORRUPT;
+            return;
+        }
         if (c < 0) {
             s->key = ops->iter_key(s->it);
             s->value = ops->iter_value(s->it);

@@ -15,7 +15,9 @@ enum { OVERLAY_CACHE_ROWS = 16384, OVERLAY_CACHE_ROW_MAX = 240 };
 
 struct overlay;
 
-struct overlay *overlay_new(struct kv *kv); /* the kv stays the caller's */
+/* The kv stays the caller's. key_valid (may be NULL): a scan that comes upon a stored key which is
+ * not ends with ERR_CORRUPT, so that who reads a key may rely on its form. */
+struct overlay *overlay_new(struct kv *kv, bool (*key_valid)(struct bytes key));
 void overlay_free(struct overlay *o);       /* pending changes are dropped */
 
 /* *out is appended to. ERR_NOT_FOUND; others as kv get. */

@@ -50,6 +50,7 @@ START_TEST(the_world_of_these_tests_is_whole)
     bool seen[10][128] = {{false}};
     ck_assert_int_eq(fsm_world_audit(&whole.w), 0);
     for (size_t n = 0; row(n); n++) {
+        ck_assert(key_valid(buf_bytes(&key)));
         const uint8_t space = key.data[0];
         const bool named = space == SPACE_NAMESPACE || space == SPACE_HISTORY;
         seen[space][key.data[named ? 9 : 1]] = true;
@@ -67,6 +68,30 @@ START_TEST(the_world_of_these_tests_is_whole)
 }
 END_TEST
 
+static int audit_with(uint8_t space, uint8_t table, size_t cut)
+{
+    size_t n = 0;
+    while (row(n) && (key.data[0] != space || key.data[1] != table)) {
+        n++;
+    }
+    fsm_tour_copy(&t, &whole);
+    int rc =
+        fsm_tour_damage(&t, buf_bytes(&key), BYTES(key.data, key.len - cut), buf_bytes(&value));
+    rc = rc == 0 ? fsm_audit(t.w.fsm, NULL, NULL) : rc;
+    fsm_tour_release(&t);
+    return rc;
+}
+
+START_TEST(a_key_that_is_cut_short_is_told_as_damage)
+{
+    ck_assert_int_eq(audit_with(SPACE_STRIPE, 'r', 0), 0);
+    ck_assert_int_eq(audit_with(SPACE_STRIPE, 'r', 1), ERR_CORRUPT);
+    ck_assert_int_eq(audit_with(SPACE_SESSION, 'o', 9), ERR_CORRUPT);
+    ck_assert_int_eq(audit_with(SPACE_REAP, 'c', 8), ERR_CORRUPT);
+    ck_assert_int_eq(audit_with(SPACE_STRIPE, 'g', 4), ERR_CORRUPT);
+}
+END_TEST
+
 /* Its end finds nothing to end; to look for it again and again would never stop. */
 START_TEST(half_a_session_of_a_dead_machine_stops_the_replica)
 {
@@ -78,6 +103,36 @@ START_TEST(half_a_session_of_a_dead_machine_stops_the_replica)
     ck_assert_int_eq(fsm_tour_damage(&t, buf_bytes(&key), BYTES("", 0), BYTES(NULL, 0)), 0);
     ck_assert_int_eq(fsm_tour_open_another(&t), ERR_CORRUPT);
     fsm_tour_release(&t);
+}
+END_TEST
+
+/* Cut short at every length, and longer by one and by eight. */
+START_TEST(a_row_under_a_key_of_another_length_ends_nothing)
+{
+    for (size_t n = 0; row(n); n++) {
+        for (size_t len = 1; len < key.len; len++) {
+            tour_with(BYTES(key.data, len), buf_bytes(&value));
+        }
+        buf_add(&other, key.data, key.len);
+        buf_u8(&other, 0);
+        tour_with(buf_bytes(&other), buf_bytes(&value));
+        buf_le64(&other, 0);
+        tour_with(BYTES(other.data, key.len + 8), buf_bytes(&value));
+    }
+}
+END_TEST
+
+START_TEST(a_row_under_another_key_ends_nothing)
+{
+    for (size_t n = 0; row(n); n++) {
+        tour_with(BYTES("", 0), BYTES(NULL, 0));
+        for (size_t at = 1; at < key.len; at++) {
+            buf_clear(&other);
+            buf_add(&other, key.data, key.len);
+            other.data[at] ^= 1;
+            tour_with(buf_bytes(&other), buf_bytes(&value));
+        }
+    }
 }
 END_TEST
 
@@ -114,7 +169,10 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_checked_fixture(c, begin, end);
     tcase_add_test(c, the_world_of_these_tests_is_whole);
+    tcase_add_test(c, a_key_that_is_cut_short_is_told_as_damage);
     tcase_add_test(c, half_a_session_of_a_dead_machine_stops_the_replica);
+    tcase_add_test(c, a_row_under_a_key_of_another_length_ends_nothing);
+    tcase_add_test(c, a_row_under_another_key_ends_nothing);
     tcase_add_test(c, a_value_of_another_length_ends_nothing);
     tcase_add_loop_test(c, a_value_with_another_byte_ends_nothing, 0, 2);
     return suite_run("fsm_damage", c);

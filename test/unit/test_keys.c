@@ -238,6 +238,41 @@ START_TEST(an_extent_that_ends_before_it_starts_is_corrupt)
 }
 END_TEST
 
+/* Per table: space, letter, length of what follows the letter; a name is a byte or more. */
+static const struct {
+    uint8_t space, table;
+    size_t rest;
+    bool named;
+} TABLES[] = {
+    {1, 'a', 0, false},  {1, 'c', 0, false},  {1, 'n', 0, false},  {2, 'i', 8, false},
+    {2, 'c', 8, false},  {2, 'd', 17, true},  {2, 'e', 16, false}, {2, 'x', 9, true},
+    {2, 'l', 8, false},  {3, 'i', 16, false}, {3, 'd', 25, true},  {3, 'e', 24, false},
+    {4, 'v', 8, false},  {4, 'b', 8, false},  {5, 's', 12, false}, {5, 'r', 36, false},
+    {5, 'r', 44, false}, {5, 'g', 12, false}, {5, 'o', 16, false}, {5, 'c', 4, false},
+    {6, 's', 8, false},  {6, 'q', 8, false},  {6, 'w', 16, false}, {6, 'o', 16, false},
+    {6, 'g', 20, false}, {7, 'l', 8, false},  {7, 't', 16, false}, {7, 'o', 24, false},
+    {7, 's', 16, false}, {8, 'c', 32, false}, {8, 'd', 16, false}, {8, 's', 8, false},
+    {9, 's', 4, false},  {9, 'u', 16, false}, {9, 'p', 4, false},  {9, 'n', 4, false}};
+
+START_TEST(a_key_has_the_length_of_its_table)
+{
+    uint8_t data[KEY_MAX] = {TABLES[_i].space};
+    const bool ns = data[0] == SPACE_NAMESPACE || data[0] == SPACE_HISTORY;
+    const size_t before = ns ? 10 : 2, whole = before + TABLES[_i].rest;
+    data[before - 1] = TABLES[_i].table;
+    ck_assert(key_valid(BYTES(data, whole)));
+    ck_assert(!key_valid(BYTES(data, whole - 1)));
+    ck_assert_int_eq(key_valid(BYTES(data, whole + 1)), TABLES[_i].named);
+    ck_assert_int_eq(key_valid(BYTES(data, whole + KEY_NAME_MAX - 1)), TABLES[_i].named);
+    ck_assert(!key_valid(BYTES(data, whole + KEY_NAME_MAX)));
+    ck_assert(!key_valid(BYTES(data, 1)) && !key_valid(BYTES(data, 0)));
+    data[before - 1] = 'z';
+    ck_assert(!key_valid(BYTES(data, whole)));
+    data[0] = 10;
+    ck_assert(!key_valid(BYTES(data, whole)));
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("all");
@@ -249,5 +284,7 @@ int main(void)
     tcase_add_loop_test(t, a_value_of_a_later_version_says_so, 0, 6);
     tcase_add_test(t, an_inode_comes_back_as_it_was);
     tcase_add_test(t, an_extent_that_ends_before_it_starts_is_corrupt);
+    tcase_add_loop_test(t, a_key_has_the_length_of_its_table, 0,
+                        (int)(sizeof TABLES / sizeof TABLES[0]));
     return suite_run("keys", t);
 }

@@ -15,7 +15,7 @@ static struct overlay *o;
 static void begin(void)
 {
     kv = kv_mem_new();
-    o = overlay_new(kv);
+    o = overlay_new(kv, NULL);
 }
 
 static void end(void)
@@ -221,6 +221,30 @@ START_TEST(it_behaves_like_an_array)
 }
 END_TEST
 
+static bool short_enough(struct bytes key)
+{
+    return key.len <= 2;
+}
+
+START_TEST(a_scan_ends_with_an_error_at_a_stored_key_that_is_not_valid)
+{
+    overlay_free(o);
+    o = overlay_new(kv, short_enough);
+    put("p1", "1");
+    put("p2x", "2");
+    put("p3", "3");
+    ck_assert_int_eq(overlay_commit(o, false), 0);
+    struct overlay_scan s;
+    overlay_scan_init(&s, o, text("p"), text(""));
+    ck_assert(s.valid);
+    overlay_scan_next(&s);
+    ck_assert(!s.valid);
+    ck_assert_int_eq(s.error, ERR_CORRUPT);
+    overlay_scan_release(&s);
+    ck_assert_str_eq(scan("p3", ""), "p3=3 ");
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("all");
@@ -234,6 +258,7 @@ int main(void)
     tcase_add_test(t, absence_is_remembered_and_forgotten_when_the_key_comes);
     tcase_add_test(t, a_row_that_was_read_is_not_read_again);
     tcase_add_test(t, a_value_that_grew_too_big_for_the_cache_is_not_stale);
+    tcase_add_test(t, a_scan_ends_with_an_error_at_a_stored_key_that_is_not_valid);
     tcase_add_loop_test(t, it_behaves_like_an_array, 0, 3);
     return suite_run("overlay", t);
 }
