@@ -361,6 +361,13 @@ static void hedge_due(struct timer *timer)
 static void decode_step(struct decode_job *d);
 static void decode_next(struct reader *r);
 
+static void decode_drop(struct decode_job *d)
+{
+    list_remove(&d->node);
+    free(d->helper);
+    free(d);
+}
+
 static void decode_free(struct decode_job *d)
 {
     struct reader *r = d->r;
@@ -377,10 +384,8 @@ static void decode_free(struct decode_job *d)
     for (unsigned i = 0; i < d->n; i++) {
         block_unpin(r, d->target[i]);
     }
-    list_remove(&d->node);
     r->helper_blocks -= d->running ? d->n * d->s.code.k : 0;
-    free(d->helper);
-    free(d);
+    decode_drop(d);
 }
 
 static void helper_over(struct helper *h)
@@ -640,13 +645,14 @@ static void decode_start(struct reader *r, const struct rstripe *s, struct block
     decode_next(r);
 }
 
+/* The blocks stay as they are: the cache goes next. */
 void loads_release(struct reader *r)
 {
     while (!list_empty(&r->decode_queue)) {
-        decode_free(list_first(&r->decode_queue, struct decode_job, node));
+        decode_drop(list_first(&r->decode_queue, struct decode_job, node));
     }
     while (!list_empty(&r->decodes)) {
-        decode_free(list_first(&r->decodes, struct decode_job, node));
+        decode_drop(list_first(&r->decodes, struct decode_job, node));
     }
     while (!list_empty(&r->loads)) {
         struct load *l = list_first(&r->loads, struct load, node);

@@ -1,6 +1,5 @@
 #include "rpc/databuf.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -21,6 +20,8 @@ struct databuf_pool {
     size_t buffer_bytes, mapped;
     unsigned count, left;
     bool refused; /* a get failed since on_free was last called */
+    unsigned refuse_in;
+    bool refuse_came;
     struct list waiters;
 };
 
@@ -90,10 +91,31 @@ unsigned databuf_pool_left(const struct databuf_pool *p)
     return p->left;
 }
 
+void databuf_pool_refuse_at(struct databuf_pool *p, unsigned n)
+{
+    p->refuse_in = n;
+    p->refuse_came = false;
+}
+
+bool databuf_pool_refused(const struct databuf_pool *p)
+{
+    return p->refuse_came;
+}
+
+/* Only while one is out: who is refused is told when that one comes back. */
+static bool refuse_this(struct databuf_pool *p)
+{
+    if (p->refuse_in == 0 || p->left == p->count || --p->refuse_in > 0) {
+        return false;
+    }
+    p->refuse_came = true;
+    return true;
+}
+
 struct databuf *databuf_get(struct databuf_pool *p)
 {
     struct databuf *b = p->free_list;
-    if (b == NULL) {
+    if (b == NULL || refuse_this(p)) {
         p->refused = true;
         return NULL;
     }

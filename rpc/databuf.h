@@ -1,6 +1,7 @@
 #ifndef CFS_RPC_DATABUF_H
 #define CFS_RPC_DATABUF_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,11 @@ size_t databuf_pool_buffer_bytes(const struct databuf_pool *p);
 unsigned databuf_pool_left(const struct databuf_pool *p);
 struct databuf *databuf_get(struct databuf_pool *p); /* refs = 1, len = 0 */
 struct databuf *databuf_ref(struct databuf *b);
+
+/* For failure sweeps: the n-th get from now that finds some buffer out is refused, as if all were
+ * out; 0: none. Whether it came that far since. */
+void databuf_pool_refuse_at(struct databuf_pool *p, unsigned n);
+bool databuf_pool_refused(const struct databuf_pool *p);
 void databuf_unref(struct databuf *b); /* NULL is fine */
 
 #endif

@@ -234,11 +234,6 @@ static void start_heartbeat(struct world *w)
     ck_assert_int_eq(heartbeat_start(&o, &w->heartbeat), 0);
 }
 
-static bool always(struct world *w)
-{
-    (void)w;
-    return true;
-}
 
 /* Runs the loop until the condition holds; fails the test if it never does. */
 static void run_until(struct world *w, bool (*condition)(struct world *w))
@@ -684,12 +679,8 @@ static bool all_done(struct world *w)
     return true;
 }
 
-START_TEST(gets_beyond_the_buffers_wait_for_one)
+static void get_many(struct world *w)
 {
-    struct world w;
-    world_init(&w, 1);
-    ck_assert_int_eq(put_one(&w, 1, MIB), 0);
-    run_until(&w, always);
     Cfs__FragmentGet m = CFS__FRAGMENT_GET__INIT;
     uint8_t packed[64];
     m.pg = 3;
@@ -702,14 +693,44 @@ START_TEST(gets_beyond_the_buffers_wait_for_one)
         many[i].call.body = BYTES(packed, len);
         many[i].call.timeout_ms = WAIT_MS;
         many[i].call.on_done = on_done;
-        call_start(w.peer, &many[i].call);
+        call_start(w->peer, &many[i].call);
     }
-    run_until(&w, all_done);
+    run_until(w, all_done);
     for (unsigned i = 0; i < MANY; i++) {
         ck_assert_int_eq(many[i].rc, 0);
         ck_assert_uint_eq(many[i].payload.len, MIB);
         answer_release(&many[i]);
     }
+}
+
+START_TEST(gets_beyond_the_buffers_wait_for_one)
+{
+    struct world w;
+    world_init(&w, 1);
+    ck_assert_int_eq(put_one(&w, 1, MIB), 0);
+    get_many(&w);
+    world_release(&w);
+}
+END_TEST
+
+/* Each get of a buffer is refused once, in the server's reads and in what both sides receive. */
+START_TEST(any_buffer_may_be_refused)
+{
+    struct world w;
+    unsigned refusals = 0;
+    world_init(&w, 1);
+    ck_assert_int_eq(put_one(&w, 1, MIB), 0);
+    struct databuf_pool *pools[] = {w.reads, w.payloads};
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned n = 1;
+        do {
+            databuf_pool_refuse_at(pools[i], n++);
+            get_many(&w);
+            refusals += databuf_pool_refused(pools[i]);
+        } while (databuf_pool_refused(pools[i]) && n < 200);
+        databuf_pool_refuse_at(pools[i], 0);
+    }
+    ck_assert_uint_gt(refusals, 8);
     world_release(&w);
 }
 END_TEST
@@ -730,6 +751,7 @@ int main(void)
     tcase_add_test(t, broken_disk_is_left_out_and_the_other_goes_on);
     tcase_add_test(t, disk_of_another_cluster_is_refused);
     tcase_add_test(t, gets_beyond_the_buffers_wait_for_one);
+    tcase_add_test(t, any_buffer_may_be_refused);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -425,6 +425,24 @@ START_TEST(a_page_dropped_during_a_read_is_not_missed)
 }
 END_TEST
 
+/* Each get of a buffer is refused once: in the client, then in a chunk server's place. */
+START_TEST(any_buffer_may_be_refused)
+{
+    unsigned n = 1;
+    bool refused = true;
+    for (; refused && n < 500; n++) {
+        struct rig g = rig_new(40);
+        cluster_kill(g.cl, n % CLUSTER_CHUNKS); /* so that more is fetched, and decoded */
+        databuf_pool_refuse_at(g.w->payloads, n);
+        check_range(&g, g.ino, 0, 3 * MIB + 77, 1);
+        refused = databuf_pool_refused(g.w->payloads);
+        rig_free(&g);
+    }
+    ck_assert_uint_gt(n, 1);
+    ck_assert(!refused);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("reader");
@@ -447,6 +465,7 @@ int main(void)
     tcase_add_test(t, a_cancelled_read_leaves_nothing_pinned);
     tcase_add_test(t, reads_among_overwrites_see_the_newest_bytes);
     tcase_add_test(t, a_page_dropped_during_a_read_is_not_missed);
+    tcase_add_test(t, any_buffer_may_be_refused);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_run_all(runner, CK_NORMAL);
