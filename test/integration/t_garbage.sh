@@ -55,6 +55,10 @@ same 'no server died' "$(pids)" "$same_pids"
 after=$(memory)
 echo "# $(awk '{ for (i = 2; i <= NF; i++) { split($i, x, "="); s[x[1]] += x[2] } } END { print s["connections"], "connections,", s["frames"], "frames,", s["bytes"], "bytes" }' "$WORK/thrown"); memory of all servers $before MiB before, $after MiB after"
 at_most 'no growth: MiB of all servers' "$after" $((before + before / 4 + 64))
+# What it has grown by, it has by now: no more comes.
+throw $((seconds / 3))
+later=$(memory)
+at_most 'and none after that: MiB more' $((later > after ? later - after : 0)) 16
 same 'the holder took what its control socket was told' "$(pid_of holder1) $([ "$(cat "$WORK/lines")" -ge 10 ] && echo many)" "$holder many"
 lines=$(($(cat "$CL"/log/*.log | wc -l) - logs_before))
 at_most 'at most a line a second per server and peer' $lines $((seconds * 7 * 4))
