@@ -1,5 +1,6 @@
 #include <check.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -68,6 +69,86 @@ START_TEST(write_payload_begins_on_a_page)
     ck_assert_uint_eq((uintptr_t)a.small[1].request % 8, 0);
     ck_assert_uint_eq((uintptr_t)a.data % ARENA_PAGE_BYTES, 0);
     ck_assert_uint_eq((uintptr_t)a.cache % ARENA_PAGE_BYTES, 0);
+    close(a.fd);
+    arena_detach(&a);
+}
+END_TEST
+
+/* An arena outlives the program that made it: an upgrade hands it to the next one. What stands here can only change
+ * together with ARENA_VERSION. */
+#define AT(record, field, at) {#record "." #field, offsetof(struct record, field), at}
+#define SIZE(record, bytes) {#record, sizeof(struct record), bytes}
+static const struct {
+    const char *what;
+    size_t is, was;
+} LAYOUT[] = {
+    /* clang-format off */
+    SIZE(arena_sizes, 32), AT(arena_sizes, big, 0), AT(arena_sizes, small, 4),
+    AT(arena_sizes, handles, 8), AT(arena_sizes, inodes, 12), AT(arena_sizes, pages, 16),
+    AT(arena_sizes, commits, 20), AT(arena_sizes, cache_bytes, 24),
+    SIZE(arena_header, 8648), AT(arena_header, magic, 0), AT(arena_header, version, 8),
+    AT(arena_header, state, 12), AT(arena_header, total_bytes, 16), AT(arena_header, sizes, 24),
+    AT(arena_header, big_at, 56), AT(arena_header, small_at, 64),
+    AT(arena_header, handles_at, 72), AT(arena_header, inodes_at, 80),
+    AT(arena_header, pages_at, 88), AT(arena_header, commits_at, 96),
+    AT(arena_header, data_at, 104), AT(arena_header, cache_at, 112),
+    AT(arena_header, init_bytes, 120), AT(arena_header, init, 124),
+    AT(arena_header, options, 380), AT(arena_header, session, 8576),
+    AT(arena_header, next_seq, 8584), AT(arena_header, root_ino, 8592),
+    AT(arena_header, volume, 8600), AT(arena_header, page_stamp, 8608),
+    AT(arena_header, worker_starts, 8616), AT(arena_header, answered, 8624),
+    AT(arena_header, settled_seq, 8632), AT(arena_header, bytes_lost, 8640),
+    SIZE(arena_big, 1056768), AT(arena_big, seq, 0), AT(arena_big, deaths, 8),
+    AT(arena_big, flags, 12), AT(arena_big, head, 4096), AT(arena_big, data, 8192),
+    SIZE(arena_small, 1016), AT(arena_small, state, 0), AT(arena_small, bytes, 4),
+    AT(arena_small, seq, 8), AT(arena_small, ticket, 16), AT(arena_small, deaths, 24),
+    AT(arena_small, flags, 28), AT(arena_small, request, 56),
+    SIZE(arena_handle, 64), AT(arena_handle, state, 0), AT(arena_handle, generation, 4),
+    AT(arena_handle, ino, 8), AT(arena_handle, unique, 16), AT(arena_handle, open_flags, 24),
+    AT(arena_handle, flags, 28), AT(arena_handle, reported_error, 32),
+    SIZE(arena_inode, 64), AT(arena_inode, ino, 0), AT(arena_inode, size, 8),
+    AT(arena_inode, mtime, 16), AT(arena_inode, flags, 24), AT(arena_inode, error, 28),
+    AT(arena_inode, errors, 32),
+    SIZE(arena_page, 32), AT(arena_page, word, 0), AT(arena_page, ino, 8),
+    AT(arena_page, number, 16), AT(arena_page, stamp, 24),
+    SIZE(arena_stripe, 48), AT(arena_stripe, id, 0), AT(arena_stripe, nonce, 8),
+    AT(arena_stripe, slot_mask, 16), AT(arena_stripe, length, 24), AT(arena_stripe, pg, 32),
+    AT(arena_stripe, epoch, 36), AT(arena_stripe, kind, 40), AT(arena_stripe, k, 41),
+    AT(arena_stripe, m, 42),
+    SIZE(arena_extent, 32), AT(arena_extent, offset, 0), AT(arena_extent, length, 8),
+    AT(arena_extent, stripe_offset, 16), AT(arena_extent, stripe, 24),
+    SIZE(arena_commit, 2864), AT(arena_commit, seq, 0), AT(arena_commit, ino, 8),
+    AT(arena_commit, size, 16), AT(arena_commit, mtime, 24), AT(arena_commit, flags, 32),
+    AT(arena_commit, n_stripes, 36), AT(arena_commit, n_extents, 40),
+    AT(arena_commit, stripe, 48), AT(arena_commit, extent, 816),
+    /* clang-format on */
+};
+
+START_TEST(every_field_has_its_place)
+{
+    ck_assert_uint_eq(ARENA_VERSION, 1);
+    for (size_t i = 0; i < sizeof LAYOUT / sizeof LAYOUT[0]; i++) {
+        ck_assert_msg(LAYOUT[i].is == LAYOUT[i].was, "%s: %zu, was %zu", LAYOUT[i].what, LAYOUT[i].is,
+                      LAYOUT[i].was);
+    }
+}
+END_TEST
+
+START_TEST(every_table_has_its_place)
+{
+    struct arena a;
+    ck_assert_int_eq(arena_create(&TINY, &a), 0);
+    ck_assert_mem_eq(&a.h->magic, "CFArena1", 8);
+    ck_assert_uint_eq(a.h->big_at, 0x3000);
+    ck_assert_uint_eq(a.h->small_at, 0x105000);
+    ck_assert_uint_eq(a.h->handles_at, 0x106000);
+    ck_assert_uint_eq(a.h->inodes_at, 0x107000);
+    ck_assert_uint_eq(a.h->pages_at, 0x108000);
+    ck_assert_uint_eq(a.h->commits_at, 0x109000);
+    ck_assert_uint_eq(a.h->data_at, 0x10b000);
+    ck_assert_uint_eq(a.h->cache_at, 0x10f000);
+    ck_assert_uint_eq(a.h->total_bytes, 0x111000);
+    ck_assert_uint_eq(arena_page_word(ARENA_PAGE_DIRTY, 2, 4096), 0x100021000u);
     close(a.fd);
     arena_detach(&a);
 }
@@ -183,6 +264,8 @@ int main(void)
     tcase_add_test(tc, plan_refuses_less_than_64_mib);
     tcase_add_test(tc, second_mapping_sees_what_the_first_published);
     tcase_add_test(tc, write_payload_begins_on_a_page);
+    tcase_add_test(tc, every_field_has_its_place);
+    tcase_add_test(tc, every_table_has_its_place);
     tcase_add_test(tc, attach_refuses_what_is_no_arena);
     tcase_add_test(tc, options_are_found_replaced_and_bounded);
     tcase_add_test(tc, a_last_option_without_line_break_is_replaced_like_others);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crc.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "meta/raft_format.h"
@@ -368,6 +369,39 @@ START_TEST(records_have_their_golden_bytes)
 }
 END_TEST
 
+START_TEST(headers_and_slots_have_their_golden_bytes)
+{
+    uint8_t header[RAFT_SEGMENT_HEADER_BYTES];
+    const struct raft_segment_header h = {
+        .sequence = 3, .first_index = 7, .seed = 0x1122334455667788u, .size = 8192, .flags = RAFT_SEGMENT_RESET};
+    raft_segment_encode(&h, header);
+    static const uint8_t golden_header[RAFT_SEGMENT_HEADER_BYTES] = {
+        'C', 'F', 'S', 'L', 'O', 'G', '1', 0, 1, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0,
+        0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0, 0x20, 0, 0, 0, 0, 0, 0, [60] = 0};
+    ck_assert_mem_eq(header, golden_header, sizeof header - 4);
+    ck_assert_uint_eq(get_le32(header + 60), crc32c(0, header, 60));
+    struct raft_log_state s;
+    struct buf slot;
+    raft_log_state_init(&s);
+    buf_init(&slot);
+    s.term = 2;
+    s.vote = 3;
+    s.snapshot_index = 4;
+    s.snapshot_term = 5;
+    s.configuration_index = 6;
+    buf_add(&s.configuration, "conf", 4);
+    raft_slot_encode(&s, 12, &slot);
+    static const uint8_t golden_slot[RAFT_SLOT_BYTES] = {
+        'C', 'F', 'S', 'R', 'S', 'T', '1', 0, 1, [16] = 12, [24] = 2, [32] = 3, [40] = 4, [48] = 5, [56] = 6,
+        [64] = 4, [80] = 'c', 'o', 'n', 'f'};
+    ck_assert_uint_eq(slot.len, RAFT_SLOT_BYTES);
+    ck_assert_mem_eq(slot.data, golden_slot, RAFT_SLOT_BYTES - 4);
+    ck_assert_uint_eq(get_le32(slot.data + RAFT_SLOT_BYTES - 4), crc32c(0, slot.data, RAFT_SLOT_BYTES - 4));
+    buf_release(&slot);
+    raft_log_state_release(&s);
+}
+END_TEST
+
 START_TEST(every_truncation_of_a_record_is_refused)
 {
     struct buf b;
@@ -440,6 +474,7 @@ int main(void)
     tcase_add_test(t, a_full_disk_refuses_cleanly_and_goes_on_with_room);
     tcase_add_test(t, an_append_costs_one_write_and_one_sync);
     tcase_add_test(t, records_have_their_golden_bytes);
+    tcase_add_test(t, headers_and_slots_have_their_golden_bytes);
     tcase_add_test(t, every_truncation_of_a_record_is_refused);
     tcase_add_test(t, headers_and_slots_refuse_every_flipped_bit_and_newer_versions);
     suite_add_tcase(suite, t);
