@@ -148,7 +148,8 @@ void ops_locks_ended(struct ops *o)
 
 static void lock_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
-    if (rc != ERR_QUEUED || !reply->has_ticket) {
+    bool waits = rc == ERR_QUEUED && reply != NULL && reply->has_ticket && reply->ticket != 0;
+    if (!waits) {
         task_error(t, rc == ERR_QUEUED ? ERR_MALFORMED : rc);
         return;
     }

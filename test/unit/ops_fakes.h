@@ -3,20 +3,21 @@
 #ifndef CFS_TEST_UNIT_OPS_FAKES_H
 #define CFS_TEST_UNIT_OPS_FAKES_H
 
-#include <check.h>
 #include <errno.h>
 #include <linux/fuse.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "base/clock.h"
+#include "base/crc.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "fuse/ops_internal.h"
 #include "proto/methods.h"
 
-enum { WORLD_HANDLES = 16, ROOT = 100 };
+enum { WORLD_HANDLES = 16, WORLD_WAITS = 64, ROOT = 100 };
 
 struct fuse_req { /* what libfuse would hold */
     struct opreq r;
@@ -29,7 +30,8 @@ struct fuse_req { /* what libfuse would hold */
     struct statvfs statfs;
     struct flock lock;
     size_t count;
-    char data[8192];
+    uint32_t sum;
+    char data[8192]; /* the beginning of it */
 };
 
 static struct world {
@@ -45,7 +47,9 @@ static struct world {
     uint64_t next_seq, released;
     struct session_read *read[64];
     unsigned reads, reads_started;
-    struct writer_wait *quiet, *flush, *room;
+    struct writer_wait *quiet, *flush, *room; /* the last ones */
+    struct writer_wait *waiting[WORLD_WAITS]; /* all, oldest first, as far as there is room */
+    unsigned waits;
     bool dirty, ended, no_small;
     int write_rc;
     unsigned writes, names_invalidated;
@@ -75,6 +79,12 @@ void session_abandon(struct session *s, struct command *cmd)
 {
     (void)s;
     buf_release(&cmd->ops);
+    for (unsigned i = 0; i < w.commands; i++) {
+        if (w.command[i] == cmd) {
+            memmove(w.command + i, w.command + i + 1, (--w.commands - i) * sizeof cmd);
+            return;
+        }
+    }
 }
 void session_read_start(struct session *s, struct session_read *r)
 {
@@ -84,7 +94,12 @@ void session_read_start(struct session *s, struct session_read *r)
 }
 void session_read_cancel(struct session_read *r)
 {
-    (void)r;
+    for (unsigned i = 0; i < w.reads; i++) {
+        if (w.read[i] == r) {
+            memmove(w.read + i, w.read + i + 1, (--w.reads - i) * sizeof r);
+            return;
+        }
+    }
 }
 uint64_t session_id(const struct session *s)
 {
@@ -146,7 +161,7 @@ const void *opreq_raw(const struct opreq *r)
 /* ---- libfuse ---- */
 static int answered(fuse_req_t req)
 {
-    ck_assert(!req->answered);
+    CHECK(!req->answered);
     req->answered = true;
     if (req->r.free_ctx != NULL) {
         req->r.free_ctx(req->r.ctx);
@@ -188,9 +203,9 @@ int fuse_reply_write(fuse_req_t req, size_t count)
 }
 int fuse_reply_buf(fuse_req_t req, const char *buf, size_t size)
 {
-    ck_assert_uint_le(size, sizeof req->data);
     if (size > 0) {
-        memcpy(req->data, buf, size);
+        memcpy(req->data, buf, size < sizeof req->data ? size : sizeof req->data);
+        req->sum = crc32c(0, buf, size); /* the kernel reads it all */
     }
     req->count = size;
     req->data_answer = true;
@@ -254,20 +269,32 @@ int writer_write(struct writer *x, struct inode *in, uint64_t offset, struct byt
     w.writes++;
     return w.write_rc;
 }
+static struct writer_wait *waits(struct writer_wait *wait)
+{
+    if (w.waits < WORLD_WAITS) {
+        w.waiting[w.waits++] = wait;
+    }
+    return wait;
+}
 void writer_wait_room(struct writer *x, struct writer_wait *wait)
 {
     (void)x;
-    w.room = wait;
+    w.room = waits(wait);
 }
 void writer_wait_cancel(struct writer_wait *wait)
 {
-    (void)wait;
+    for (unsigned i = 0; i < w.waits; i++) {
+        if (w.waiting[i] == wait) {
+            memmove(w.waiting + i, w.waiting + i + 1, (--w.waits - i) * sizeof wait);
+            return;
+        }
+    }
 }
 void writer_flush(struct writer *x, struct inode *in, struct writer_wait *wait)
 {
     (void)x;
     (void)in;
-    w.flush = wait;
+    w.flush = waits(wait);
 }
 void writer_start(struct writer *x, struct inode *in)
 {
@@ -280,7 +307,7 @@ void writer_quiesce(struct writer *x, struct inode *in, bool flush, struct write
     (void)x;
     (void)in;
     (void)flush;
-    w.quiet = wait;
+    w.quiet = waits(wait);
 }
 void writer_resume(struct writer *x, struct inode *in)
 {
@@ -312,7 +339,7 @@ void writer_outline(struct writer *x, struct inode *in, struct writer_wait *wait
 {
     (void)x;
     (void)in;
-    w.flush = wait;
+    w.flush = waits(wait);
 }
 bool writer_dirty(const struct inode *in)
 {
@@ -398,7 +425,7 @@ void reader_invalidate(struct reader *x, uint64_t ino, uint64_t offset, uint64_t
 
 /* ---- what tests say ---- */
 
-static void world_setup(void)
+static inline void world_setup(void)
 {
     memset(&w, 0, sizeof w);
     w.header.sizes.handles = WORLD_HANDLES;
@@ -414,7 +441,7 @@ static void world_setup(void)
     w.client.ops = ops_new(&w.client, NULL);
 }
 
-static void world_teardown(void)
+static inline void world_teardown(void)
 {
     ops_free(w.client.ops);
     itable_free(w.client.itable);
@@ -439,7 +466,7 @@ static inline fuse_req_t repeated(fuse_req_t old)
     }
     ops_free(w.client.ops);
     itable_free(w.client.itable);
-    w.commands = w.reads = 0;
+    w.commands = w.reads = w.waits = 0;
     w.client.itable = itable_new(&w.client, 1 << 20);
     w.client.ops = ops_new(&w.client, NULL);
     ops_rebuild(w.client.ops);
@@ -460,20 +487,26 @@ static inline Cfs__Attr attr_of(uint64_t ino, uint32_t mode, uint64_t change)
     return a;
 }
 
-/* Answers the oldest command with one result. */
-static inline void answer_command(Cfs__OpReply *result)
+/* Answers the oldest command. */
+static inline void answer_command_raw(int rc, struct bytes reply)
 {
     struct command *cmd = w.command[0];
-    ck_assert_uint_gt(w.commands, 0);
+    CHECK(w.commands > 0);
     memmove(w.command, w.command + 1, --w.commands * sizeof w.command[0]);
+    cmd->reply = reply;
+    cmd->rc = rc;
+    cmd->on_done(cmd);
+}
+
+/* With one result. */
+static inline void answer_command(Cfs__OpReply *result)
+{
     Cfs__OpReply *list[] = {result};
     Cfs__OpsReply reply = CFS__OPS_REPLY__INIT;
     reply.n_result = 1;
     reply.result = list;
     uint8_t packed[2048];
-    cmd->reply = BYTES(packed, cfs__ops_reply__pack(&reply, packed));
-    cmd->rc = 0;
-    cmd->on_done(cmd);
+    answer_command_raw(0, BYTES(packed, cfs__ops_reply__pack(&reply, packed)));
 }
 
 static inline void answer_status(int rc)
@@ -493,19 +526,24 @@ static inline void answer_attr(const Cfs__Attr *a)
 
 static inline Cfs__Ops *sent(unsigned i)
 {
-    ck_assert_uint_lt(i, w.commands);
+    CHECK(i < w.commands);
     return cfs__ops__unpack(NULL, w.command[i]->ops.len, w.command[i]->ops.data);
+}
+
+static inline void answer_read_raw(int rc, struct bytes reply)
+{
+    struct session_read *r = w.read[0];
+    CHECK(w.reads > 0);
+    memmove(w.read, w.read + 1, --w.reads * sizeof w.read[0]);
+    r->rc = rc;
+    r->reply = reply;
+    r->on_done(r);
 }
 
 static inline void answer_read(int rc, const ProtobufCMessage *m)
 {
     static uint8_t packed[65536];
-    struct session_read *r = w.read[0];
-    ck_assert_uint_gt(w.reads, 0);
-    memmove(w.read, w.read + 1, --w.reads * sizeof w.read[0]);
-    r->rc = rc;
-    r->reply = BYTES(packed, m != NULL ? protobuf_c_message_pack(m, packed) : 0);
-    r->on_done(r);
+    answer_read_raw(rc, BYTES(packed, m != NULL ? protobuf_c_message_pack(m, packed) : 0));
 }
 
 static inline void answer_lookup(Cfs__Attr a)
@@ -527,7 +565,7 @@ static inline void looked_up(uint64_t ino, const char *name, uint32_t mode)
     fuse_req_t q = request(1000 + ino);
     ops_lookup(q, FUSE_ROOT_ID, name);
     answer_lookup(attr_of(ino, mode, 1));
-    ck_assert_uint_eq(q->entry.ino, ino);
+    CHECK(q->entry.ino == ino);
     free(q);
 }
 
@@ -536,8 +574,8 @@ static inline uint64_t opened(uint64_t ino, uint64_t unique)
     fuse_req_t q = request(unique);
     struct fuse_file_info fi = {.flags = O_RDWR};
     ops_open(q, ino, &fi);
-    ck_assert(q->answered);
-    ck_assert_int_eq(q->error, 0);
+    CHECK(q->answered);
+    CHECK(q->error == 0);
     uint64_t fh = q->fi.fh;
     free(q);
     return fh;
@@ -548,7 +586,7 @@ static inline void released(uint64_t ino, uint64_t fh)
     fuse_req_t q = request(5000 + ino);
     struct fuse_file_info fi = {.fh = fh};
     ops_release(q, ino, &fi);
-    ck_assert(q->answered);
+    CHECK(q->answered);
     free(q);
 }
 

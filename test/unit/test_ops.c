@@ -1,3 +1,4 @@
+#include <check.h>
 #include <linux/falloc.h>
 
 #include "test/unit/ops_fakes.h"

@@ -1,4 +1,6 @@
 /* Directories: what is listed, and when the server is asked. */
+#include <check.h>
+
 #include "test/unit/ops_fakes.h"
 
 struct listed {
