@@ -260,6 +260,14 @@ static void heard(struct peer *p)
     p->refusal = NULL;
 }
 
+/* Whether a call was given up, or lost with its connection, is for this side alone to say: who
+ * waits for a new connection then would wait for ever. */
+static int rc_of(int32_t status)
+{
+    const int rc = status_to_rc(status);
+    return rc == ERR_DISCONNECTED || rc == ERR_CANCELLED || rc == ERR_DEADLINE ? ERR_BUSY : rc;
+}
+
 static void on_reply(struct peer *p, const struct message *m)
 {
     struct table_node *node = table_find(&p->by_id, table_mix(m->frame.id));
@@ -279,7 +287,7 @@ static void on_reply(struct peer *p, const struct message *m)
     heard(p);
     c->reply = m->body;
     c->reply_payload = m->payload;
-    finish(c, status_to_rc(m->frame.status));
+    finish(c, rc_of(m->frame.status));
 }
 
 static void on_message(struct conn *conn, struct message *m, void *ctx)

@@ -25,6 +25,7 @@ struct state {
     bool full;         /* refuses every new command, empty ones too */
     unsigned busy_first; /* so many commands are told to come again */
     bool mute;           /* answers nothing */
+    int odd_rc;          /* what the next read is answered, once */
 };
 struct rig {
     struct timers timers;
@@ -138,8 +139,11 @@ static void serve_command(struct request *r, void *ctx)
 
 static void serve_getattr(struct request *r, void *ctx)
 {
+    struct rig *g = ctx;
     if (!not_leader(r, ctx)) {
-        request_reply(r, 0, BYTES("attr", 4), NULL);
+        const int rc = g->state.odd_rc;
+        g->state.odd_rc = 0;
+        request_reply(r, rc, BYTES("attr", 4), NULL);
     }
 }
 
@@ -601,6 +605,24 @@ START_TEST(read_is_repeated_until_answered_and_errors_are_answers)
 }
 END_TEST
 
+/* A server that says of itself what only its caller can know. */
+START_TEST(read_answered_with_an_error_of_this_side_is_asked_again)
+{
+    static const int RCS[] = {ERR_DISCONNECTED, ERR_CANCELLED, ERR_DEADLINE};
+    struct rig *g = rig_new(3, "m0:1", 0);
+    open_well(g);
+    for (unsigned i = 0; i < array_count(RCS); i++) {
+        struct reading a;
+        g->state.odd_rc = RCS[i];
+        read_start(g, &a, METHOD_GETATTR);
+        run(g, 1000);
+        ck_assert(a.done);
+        ck_assert_int_eq(a.read.rc, 0);
+    }
+    rig_free(g);
+}
+END_TEST
+
 START_TEST(deadline_ends_the_wait_but_keeps_the_number)
 {
     struct rig *g = rig_new(3, "m0:1", 2000);
@@ -681,6 +703,7 @@ int main(void)
     tcase_add_test(t, resumed_session_repeats_and_fills_gaps);
     tcase_add_test(t, resume_far_into_a_session_fills_at_most_a_window);
     tcase_add_test(t, read_is_repeated_until_answered_and_errors_are_answers);
+    tcase_add_test(t, read_answered_with_an_error_of_this_side_is_asked_again);
     tcase_add_test(t, deadline_ends_the_wait_but_keeps_the_number);
     tcase_add_test(t, events_reach_the_owner);
     tcase_add_test(t, session_can_go_with_everything_outstanding);
