@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "fuse/tables.h"
 #include "meta.pb-c.h"
 
 enum { OPENING_FEATURE_LEVEL = 1, OPENING_EARLIER_MAX = 4096 };
@@ -104,9 +105,10 @@ static int take_reply(struct client *c, struct bytes reply)
         return ERR_MALFORMED;
     }
     struct arena_header *h = c->arena->h;
-    c->policy.k = m->policy->k;
-    c->policy.m = m->policy->m;
-    c->policy.inline_limit = m->policy->inline_limit;
+    if (m->session == 0 || m->root_ino == 0 || !tables_take_policy(c, m->policy)) {
+        cfs__session_open_reply__free_unpacked(m, NULL);
+        return ERR_MALFORMED;
+    }
     snprintf(text, sizeof text, "%u+%u+%u", c->policy.k, c->policy.m, c->policy.inline_limit);
     int rc = arena_set_option(c->arena, "policy", text);
     h->root_ino = m->root_ino;

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/table.h"
 #include "chunk.pb-c.h"
+#include "ec/rs.h"
 #include "meta.pb-c.h"
 #include "proto/methods.h"
 
@@ -22,6 +23,7 @@ enum {
     PROBE_MS = 200,
     PING_MS = 3000,
     FULL_MS = 5000,
+    INLINE_MAX = 65536,
     SLOTS = array_count(((struct pg *)0)->slot)
 };
 
@@ -265,11 +267,13 @@ static void sweep_pg(struct table_node *node, void *ctx)
     }
 }
 
-static void take_policy(struct client *c, const Cfs__Policy *p)
+bool tables_take_policy(struct client *c, const Cfs__Policy *p)
 {
-    if (p->k >= 1 && p->k <= 32 && p->m <= 8) {
-        c->policy = (struct client_policy){.k = p->k, .m = p->m, .inline_limit = p->inline_limit};
+    if (p->k < 1 || p->k > RS_K_MAX || p->m > RS_M_MAX || p->inline_limit > INLINE_MAX) {
+        return false;
     }
+    c->policy = (struct client_policy){.k = p->k, .m = p->m, .inline_limit = p->inline_limit};
+    return true;
 }
 
 static int take(struct tables *t, struct bytes packed)
@@ -289,7 +293,7 @@ static int take(struct tables *t, struct bytes packed)
     struct sweep sweep = {.t = t, .all = false};
     table_walk(&t->servers, sweep_server, &sweep);
     table_walk(&t->pgs, sweep_pg, &sweep);
-    take_policy(t->client, reply->policy);
+    (void)tables_take_policy(t->client, reply->policy); /* the one before stays in force */
     t->version = reply->version;
     cfs__tables_reply__free_unpacked(reply, NULL);
     return 0;

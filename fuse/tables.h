@@ -12,6 +12,10 @@ void tables_free(struct tables *t);
 void tables_fetch(struct tables *t, void (*on_done)(void *ctx, int rc), void *ctx);
 uint32_t tables_version(const struct tables *t);
 
+/* The policy in force, as the server says it. False, and nothing changes: there is no such. */
+struct Cfs__Policy;
+bool tables_take_policy(struct client *c, const struct Cfs__Policy *p);
+
 struct pg {
     uint32_t id, epoch;
     uint8_t k, m, width;

@@ -1,6 +1,8 @@
 #include <check.h>
 #include <stdlib.h>
 
+#include "meta.pb-c.h"
+#include "proto/methods.h"
 #include "test/lib/fake_cluster.h"
 
 struct rig {
@@ -43,6 +45,38 @@ START_TEST(groups_and_servers_are_known_after_the_fetch)
     ck_assert_ptr_null(tables_peer(g.t, 77));
     ck_assert_ptr_null(tables_pg(g.t, 77));
     ck_assert(!tables_reachable(g.t, 77));
+    rig_free(&g);
+}
+END_TEST
+
+static void serve_policy(struct request *r, void *ctx)
+{
+    Cfs__TablesReply m = CFS__TABLES_REPLY__INIT;
+    uint8_t packed[64];
+    m.policy = ctx;
+    request_reply(r, 0, BYTES(packed, cfs__tables_reply__pack(&m, packed)), NULL);
+}
+
+START_TEST(policy_that_cannot_be_does_not_count)
+{
+    struct rig g = rig_new();
+    unsigned n = 0;
+    const struct client_policy *now = &g.w->client.policy;
+    Cfs__Policy policy = CFS__POLICY__INIT;
+    policy.k = 2;
+    policy.m = 1;
+    policy.inline_limit = 5 << 20; /* more than a command can carry */
+    server_handle(g.cl->meta, METHOD_TABLES, serve_policy, &policy);
+    tables_fetch(g.t, fetched, &n);
+    cluster_run(g.cl, 100);
+    ck_assert_uint_eq(now->k, 4);
+    ck_assert_uint_eq(now->inline_limit, 4096);
+    policy.inline_limit = 65536;
+    tables_fetch(g.t, fetched, &n);
+    cluster_run(g.cl, 100);
+    ck_assert_uint_eq(n, 2);
+    ck_assert_uint_eq(now->k, 2);
+    ck_assert_uint_eq(now->inline_limit, 65536);
     rig_free(&g);
 }
 END_TEST
@@ -132,6 +166,7 @@ int main(void)
     TCase *t = tcase_create("tables");
     tcase_set_timeout(t, 30);
     tcase_add_test(t, groups_and_servers_are_known_after_the_fetch);
+    tcase_add_test(t, policy_that_cannot_be_does_not_count);
     tcase_add_test(t, two_fetches_at_once_both_end);
     tcase_add_test(t, a_killed_server_is_down_until_it_answers_again);
     tcase_add_test(t, a_silent_server_stays_down_while_it_only_accepts);
