@@ -87,7 +87,10 @@ static void serve_put(struct request *r, void *ctx)
     }
     Cfs__FragmentPut *m = cfs__fragment_put__unpack(NULL, r->body.len, r->body.data);
     CHECK(m != NULL);
-    const int rc = put_check(m, r->payload);
+    int rc = put_check(m, r->payload);
+    if (rc == 0 && c->cluster->lies && fragment_find(c, m->pg, m->id, m->slot) != NULL) {
+        rc = ERR_ID_CONFLICT;
+    }
     if (rc == 0) {
         CHECK(fragment_find(c, m->pg, m->id, m->slot) == NULL); /* ids are never used twice */
         struct fragment *f = calloc(1, sizeof *f);

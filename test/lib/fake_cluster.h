@@ -45,6 +45,7 @@ struct cluster {
     struct fake_worker *worker[8];
     bool tables_say_down[CLUSTER_CHUNKS];
     uint64_t credit;
+    bool lies; /* workers are told what is not so: what they send may be wrong, but not malformed */
 };
 
 struct fake_worker {

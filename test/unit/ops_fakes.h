@@ -31,7 +31,7 @@ struct fuse_req { /* what libfuse would hold */
     struct flock lock;
     size_t count;
     uint32_t sum;
-    char data[8192]; /* the beginning of it */
+    _Alignas(8) char data[8192]; /* the beginning of it */
 };
 
 static struct world {
