@@ -25,8 +25,13 @@ struct name_dir {
     bool complete;
 };
 
+enum { TOUCHED_MAX = 1024 };
+
 struct names {
     struct table entries, dirs;
+    struct table touched; /* struct name_entry, of the watched directory */
+    uint64_t watched;     /* 0: none */
+    bool watch_lossy;
     struct list entry_lru, dir_lru; /* oldest first */
     unsigned max;
     uint64_t last_mark;
@@ -46,6 +51,7 @@ struct names *names_new(unsigned entries_max)
     struct names *n = xcalloc(1, sizeof *n);
     table_init(&n->entries);
     table_init(&n->dirs);
+    table_init(&n->touched);
     list_init(&n->entry_lru);
     list_init(&n->dir_lru);
     n->max = entries_max;
@@ -99,9 +105,9 @@ static struct name_dir *dir_get(struct names *n, uint64_t dir)
     return d;
 }
 
-static struct name_entry *entry_find(struct names *n, uint64_t dir, struct bytes name)
+static struct name_entry *find_in(const struct table *entries, uint64_t dir, struct bytes name)
 {
-    struct table_node *t = table_find(&n->entries, hash_name(dir, name));
+    struct table_node *t = table_find(entries, hash_name(dir, name));
     for (; t != NULL; t = table_next_same(t)) {
         struct name_entry *e = container_of(t, struct name_entry, node);
         if (e->dir == dir && e->len == name.len && memcmp(e->name, name.data, name.len) == 0) {
@@ -109,6 +115,22 @@ static struct name_entry *entry_find(struct names *n, uint64_t dir, struct bytes
         }
     }
     return NULL;
+}
+
+static struct name_entry *entry_find(const struct names *n, uint64_t dir, struct bytes name)
+{
+    return find_in(&n->entries, dir, name);
+}
+
+static struct name_entry *entry_new(struct table *entries, uint64_t dir, struct bytes name)
+{
+    struct name_entry *e = xcalloc(1, sizeof *e + name.len);
+    e->dir = dir;
+    e->len = (uint8_t)name.len;
+    memcpy(e->name, name.data, name.len);
+    list_init(&e->lru);
+    table_add(entries, &e->node, hash_name(dir, name));
+    return e;
 }
 
 static void entry_free(struct names *n, struct name_entry *e)
@@ -126,6 +148,7 @@ static void entries_trim(struct names *n)
         if (d != NULL) {
             d->complete = false;
         }
+        n->watch_lossy = n->watch_lossy || e->dir == n->watched;
         entry_free(n, e);
     }
 }
@@ -141,8 +164,10 @@ void names_free(struct names *n)
     while (!list_empty(&n->dir_lru)) {
         dir_free(n, list_first(&n->dir_lru, struct name_dir, lru));
     }
+    names_watch(n, 0);
     table_release(&n->entries);
     table_release(&n->dirs);
+    table_release(&n->touched);
     free(n);
 }
 
@@ -157,7 +182,19 @@ uint64_t names_find(struct names *n, uint64_t dir, struct bytes name)
     return e->ino;
 }
 
-void names_put(struct names *n, uint64_t dir, struct bytes name, uint64_t ino)
+static void touch(struct names *n, uint64_t dir, struct bytes name)
+{
+    if (dir != n->watched || find_in(&n->touched, dir, name) != NULL) {
+        return;
+    }
+    if (n->touched.n == TOUCHED_MAX) {
+        n->watch_lossy = true;
+        return;
+    }
+    (void)entry_new(&n->touched, dir, name);
+}
+
+static void put(struct names *n, uint64_t dir, struct bytes name, uint64_t ino)
 {
     if (name.len == 0 || name.len > 255) {
         return;
@@ -165,20 +202,22 @@ void names_put(struct names *n, uint64_t dir, struct bytes name, uint64_t ino)
     struct name_entry *e = entry_find(n, dir, name);
     if (e == NULL) {
         entries_trim(n);
-        e = xcalloc(1, sizeof *e + name.len);
-        e->dir = dir;
-        e->len = (uint8_t)name.len;
-        memcpy(e->name, name.data, name.len);
-        list_init(&e->lru);
-        table_add(&n->entries, &e->node, hash_name(dir, name));
+        e = entry_new(&n->entries, dir, name);
     }
     e->ino = ino;
     list_remove(&e->lru);
     list_add_tail(&n->entry_lru, &e->lru);
 }
 
+void names_put(struct names *n, uint64_t dir, struct bytes name, uint64_t ino)
+{
+    touch(n, dir, name);
+    put(n, dir, name, ino);
+}
+
 void names_drop(struct names *n, uint64_t dir, struct bytes name)
 {
+    touch(n, dir, name);
     struct name_entry *e = entry_find(n, dir, name);
     if (e != NULL) {
         entry_free(n, e);
@@ -217,12 +256,41 @@ bool names_unchanged(struct names *n, uint64_t dir, uint64_t mark)
     return d != NULL && d->mark == mark && d->under_way == 0;
 }
 
+static void forget_touched(struct table_node *node, void *ctx)
+{
+    struct names *n = ctx;
+    table_remove(&n->touched, node);
+    free(container_of(node, struct name_entry, node));
+}
+
+void names_watch(struct names *n, uint64_t dir)
+{
+    table_walk(&n->touched, forget_touched, n);
+    n->watched = dir;
+    n->watch_lossy = false;
+}
+
+bool names_put_listed(struct names *n, uint64_t dir, struct bytes name, uint64_t ino)
+{
+    if (n->watched != dir || find_in(&n->touched, dir, name) != NULL) {
+        return false;
+    }
+    put(n, dir, name, ino);
+    return true;
+}
+
+bool names_watch_whole(const struct names *n, uint64_t dir)
+{
+    return n->watched == dir && !n->watch_lossy;
+}
+
 void names_set_complete(struct names *n, uint64_t dir, bool complete)
 {
     struct name_dir *d = complete ? dir_get(n, dir) : dir_find(n, dir);
     if (d != NULL) {
         d->complete = complete;
     }
+    n->watch_lossy = n->watch_lossy || (!complete && dir == n->watched);
 }
 
 bool names_complete(struct names *n, uint64_t dir)

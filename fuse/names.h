@@ -27,6 +27,15 @@ uint64_t names_mark(struct names *n, uint64_t dir);
 bool names_unchanged(struct names *n, uint64_t dir, uint64_t mark);
 bool names_busy(struct names *n, uint64_t dir); /* a change is under way */
 
+/* A listing in several replies, beside which the directory may change: what this client has put or dropped since the
+ * watch began is newer than any reply. One watch at a time; a new one takes the place of the old. */
+void names_watch(struct names *n, uint64_t dir); /* 0: none any more */
+/* A name in a listing of the watched directory. False: it was changed since, the listing is older. */
+bool names_put_listed(struct names *n, uint64_t dir, struct bytes name, uint64_t ino);
+/* Everything that was listed or changed since is known here. False: a name had to go, the outcome
+ * of a change is not known, or there were too many. */
+bool names_watch_whole(const struct names *n, uint64_t dir);
+
 /* Complete: a name that is not known is not there. Lost when an entry has to go. */
 void names_set_complete(struct names *n, uint64_t dir, bool complete);
 bool names_complete(struct names *n, uint64_t dir);

@@ -280,6 +280,7 @@ struct ops *ops_new(struct client *c, struct fuseloop *loop)
     o->handles = handles_new(c->arena);
     o->names = names_new(OPS_NAMES_MAX);
     o->background = background_new(o);
+    o->ahead = ahead_new(o);
     o->noatime = arena_option(c->arena, "noatime", text, sizeof text) != NULL;
     table_init(&o->fetches);
     table_init(&o->tickets);
@@ -295,6 +296,7 @@ void ops_free(struct ops *o)
     if (o == NULL) {
         return;
     }
+    ahead_free(o->ahead);
     background_free(o->background);
     ops_statfs_release(o);
     ops_dir_release(o);

@@ -252,7 +252,7 @@ static void page_reply(struct page *p)
 
 /* ---- fetching ---- */
 
-static bool reply_valid(const Cfs__ReaddirReply *r, uint64_t after)
+bool ops_listing_valid(const Cfs__ReaddirReply *r, uint64_t after)
 {
     uint64_t last = after;
     for (size_t i = 0; i < r->n_entry; i++) {
@@ -296,7 +296,7 @@ static void list_done(struct task *t, int rc, struct bytes body)
 {
     Cfs__ReaddirReply *reply =
         rc == 0 ? cfs__readdir_reply__unpack(NULL, body.len, body.data) : NULL;
-    if (reply == NULL || !reply_valid(reply, t->offset2)) {
+    if (reply == NULL || !ops_listing_valid(reply, t->offset2)) {
         if (reply != NULL) {
             cfs__readdir_reply__free_unpacked(reply, NULL);
         }

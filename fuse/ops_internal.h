@@ -66,6 +66,7 @@ struct ops {
     struct statvfs statfs_last;
     /* background: orphans to release, access times to tell */
     struct background *background;
+    struct ahead *ahead;
 };
 
 struct task;
@@ -229,6 +230,12 @@ void ops_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 void ops_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void ops_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 void ops_dir_release(struct ops *o); /* drops all listings */
+bool ops_listing_valid(const Cfs__ReaddirReply *r, uint64_t after);
+
+/* ops_ahead.c: a lookup in the directory had to ask. */
+struct ahead *ahead_new(struct ops *o);
+void ahead_free(struct ahead *a);
+void ahead_missed(struct ahead *a, uint64_t dir);
 
 void ops_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
                   int flags);

@@ -120,7 +120,12 @@ void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     if (dots) {
         t->name[0].len = 0;
     }
+    struct ahead *ahead = t->o->ahead;
+    const uint64_t dir = t->ino;
     task_read(t, METHOD_LOOKUP, &request.base, lookup_done);
+    if (!dots) {
+        ahead_missed(ahead, dir);
+    }
 }
 
 /* ---- make ---- */

@@ -261,6 +261,104 @@ START_TEST(kept_listings_are_bounded)
 }
 END_TEST
 
+/* ---- lookups that ask: the directory is listed beside them ---- */
+
+/* Looks up a name of directory 50 that the server does not have; the lookup's own question is
+ * answered, that of a listing, if there is one, is left. Whether there was a question for the name.
+ */
+static bool missed(const char *name)
+{
+    fuse_req_t q = request(400);
+    unsigned before = w.reads;
+    ops_lookup(q, 50, name);
+    const bool asked = w.reads > before && w.read[before]->method == METHOD_LOOKUP;
+    if (asked) {
+        struct session_read *listing = w.reads > before + 1 ? w.read[--w.reads] : NULL;
+        answer_read(-ENOENT, NULL);
+        if (listing != NULL) {
+            w.read[w.reads++] = listing;
+        }
+    }
+    ck_assert(q->answered);
+    ck_assert_uint_eq(q->entry.ino, 0);
+    free(q);
+    return asked;
+}
+
+static uint64_t found(const char *name)
+{
+    fuse_req_t q = request(401);
+    ops_lookup(q, 50, name);
+    ck_assert(q->answered);
+    uint64_t ino = q->entry.ino;
+    free(q);
+    return ino;
+}
+
+static void miss_until_listing(void)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        ck_assert_uint_eq(w.reads, 0);
+        ck_assert(missed("nope"));
+    }
+    ck_assert_uint_eq(w.reads, 1);
+    ck_assert_uint_eq(w.read[0]->method, METHOD_READDIR);
+}
+
+START_TEST(lookups_that_ask_make_the_directory_known_whole)
+{
+    const uint64_t hash[] = {10, 20, 30};
+    miss_until_listing();
+    answer_read(0, &listing_of(hash, 3, false)->reply.base);
+    ck_assert_uint_eq(found("n01"), 201);
+    ck_assert(missed("nope")); /* not whole yet; goes on listing */
+    ck_assert_uint_eq(w.reads, 1);
+    answer_read(0, &listing_of(NULL, 0, true)->reply.base);
+    ck_assert(!missed("nope"));
+    ck_assert(!missed("n03"));
+    ck_assert_uint_eq(found("n02"), 202);
+}
+END_TEST
+
+START_TEST(name_made_beside_the_listing_stays_and_one_removed_stays_away)
+{
+    const uint64_t hash[] = {10, 20, 30};
+    miss_until_listing();
+    struct session_read *listing = w.read[--w.reads];
+    fuse_req_t q = request(402);
+    ops_mkdir(q, 50, "made", 0755);
+    Cfs__Attr made = attr_of(300, S_IFDIR | 0755, 1);
+    answer_attr(&made);
+    free(q);
+    q = request(403);
+    ops_unlink(q, 50, "n00");
+    answer_status(0);
+    free(q);
+    w.read[w.reads++] = listing;
+    answer_read(0, &listing_of(hash, 3, true)->reply.base); /* from before both */
+    ck_assert_uint_eq(found("made"), 300);
+    ck_assert(!missed("n00"));
+    ck_assert_uint_eq(found("n01"), 201);
+}
+END_TEST
+
+START_TEST(listing_that_fails_leaves_the_lookups_asking)
+{
+    miss_until_listing();
+    answer_read(-EIO, NULL);
+    ck_assert(missed("nope"));
+    ck_assert_uint_eq(w.reads, 0);
+    for (unsigned i = 0; i < 31; i++) {
+        ck_assert_uint_eq(w.reads, 0);
+        ck_assert(missed("nope"));
+    }
+    ck_assert_uint_eq(w.reads, 1); /* another try after eight times as many */
+    const uint64_t bad[] = {20, 10};
+    answer_read(0, &listing_of(bad, 2, true)->reply.base);
+    ck_assert(missed("n00"));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("ops_dir");
@@ -277,6 +375,9 @@ int main(void)
     tcase_add_test(c, attributes_that_are_not_known_any_more_are_asked_for);
     tcase_add_test(c, part_of_a_directory_is_not_kept);
     tcase_add_test(c, kept_listings_are_bounded);
+    tcase_add_test(c, lookups_that_ask_make_the_directory_known_whole);
+    tcase_add_test(c, name_made_beside_the_listing_stays_and_one_removed_stays_away);
+    tcase_add_test(c, listing_that_fails_leaves_the_lookups_asking);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
