@@ -121,7 +121,7 @@ trap 'bad=1; exit 1' INT TERM
 # probe_start: the probe runs beside the load, on a file of its own.
 probe_start() {
     mkdir -p "$MNT/.probe"
-    "$helpers/probe" "$MNT/.probe" >"$WORK/probe.out" 2>"$WORK/probe.err" &
+    "$helpers/probe" "$MNT/.probe" "$WORK" >"$WORK/probe.out" 2>"$WORK/probe.err" &
     probe_pid=$!
     remember $probe_pid
     sleep 2
@@ -138,6 +138,7 @@ probe_stop() {
         not_ok "$1: the probe" "status $rc, $(tail -n 1 "$WORK/probe.err")"
         return
     fi
+    sed -n 's/^probe: \(.* after the mark\)/# \1/p' "$WORK/probe.err"
     at_most "$1: longest pause beyond the quiet one, in s" "$(awk -v a="$after" -v b="$before" 'BEGIN { d = a - b; printf "%.3f", d < 0 ? 0 : d }')" "$2"
 }
 

@@ -70,6 +70,7 @@ for test in "${tests[@]}"; do
     cat "$CFS_TEST_WORK/lines"
     cat "$CFS_TEST_WORK/lines" >>"$out"
     [ -n "${TALLY:-}" ] && cat "$CFS_TEST_WORK/lines" >>"$TALLY"
-    grep -q '^not ok' "$CFS_TEST_WORK/lines" && grep -vE '^(ok|not ok|skip) ' "$CFS_TEST_WORK/$name.out" | tail -n 15 | sed 's/^/    /'
+    grep "^# " "$CFS_TEST_WORK/$name.out" | sed "s/^/    /"
+    grep -q '^not ok' "$CFS_TEST_WORK/lines" && grep -vE '^(ok|not ok|skip|#) ' "$CFS_TEST_WORK/$name.out" | tail -n 15 | sed 's/^/    /'
     echo "--- $name: $(($(date +%s) - begin)) s"
 done
