@@ -504,18 +504,23 @@ void cluster_arena_free(struct arena *a)
 
 /* ---- workers ---- */
 
+/* As worker.c does it. */
 static void on_state(struct session *s, void *ctx)
 {
-    (void)s;
-    (void)ctx;
+    const struct fake_worker *w = ctx;
+    if (session_ended(s) && w->client.writer != NULL) {
+        writer_session_ended(w->client.writer);
+    }
 }
 
 static void on_event(struct session *s, uint16_t method, struct bytes body, void *ctx)
 {
     (void)s;
-    (void)method;
     (void)body;
-    (void)ctx;
+    const struct fake_worker *w = ctx;
+    if (method == EVENT_TABLES && w->client.tables != NULL) {
+        tables_fetch(w->client.tables, NULL, NULL);
+    }
 }
 
 static void on_fill(struct session *s, struct Cfs__SessionRenew *m, void *ctx)
