@@ -10,6 +10,8 @@
  *     call clean what never reached the disk;
  *   - the last batch found at start: it may have been read from the page cache of a process that died
  *     between its write and its sync, so it is written again before anybody relies on it.
+ * Such a segment replaces nothing before its first batch is whole: who died while writing that had
+ * promised nothing of it, but may have promised what it was to replace.
  * A cut turns whole segments into spare files, up to two, which save the zero-filling of the next ones.
  *
  * Term, vote and the last snapshot's place stand in one file of two slots, written alternately, each with
@@ -66,6 +68,8 @@ struct replay {
     struct buf tail; /* copies of the last batch: struct raft_log_entry, data owned */
     uint64_t tail_first;
     uint64_t snapshot_term; /* of the entry at the snapshot's index; 0: not seen */
+    struct buf unborn;      /* sequences (uint64_t) of segments that never counted */
+    uint64_t unborn_from;   /* lowest first index of those at the end; 0: the last one is none */
 };
 
 void raft_log_state_init(struct raft_log_state *s)
@@ -477,7 +481,9 @@ static void replay_anew(struct replay *p, uint64_t first_index)
 static int replay_join(struct replay *p, const struct raft_segment_header *h)
 {
     struct raft_log *log = p->log;
-    const bool gap = log->n_segments > 0 && h->first_index > log->next;
+    /* It was begun when one before it was whole that is not now. */
+    const bool lost = p->unborn_from != 0 && h->first_index > p->unborn_from;
+    const bool gap = lost || (log->n_segments > 0 && h->first_index > log->next);
     /* A gap: the ones before were being dropped, and not in order. Fine if a snapshot has it all. */
     if (gap && h->first_index > log->state.snapshot_index + 1) {
         return ERR_CORRUPT;
@@ -488,6 +494,49 @@ static int replay_join(struct replay *p, const struct raft_segment_header *h)
     }
     log->next = h->first_index;
     return 0;
+}
+
+static void count_whole(void *ctx, const struct raft_record *r)
+{
+    *(unsigned *)ctx += (r->flags & RAFT_RECORD_LAST) != 0;
+}
+
+/* Was to replace entries, and has no whole batch. */
+static bool is_unborn(const struct replay *p, struct bytes file, const struct raft_segment_header *h)
+{
+    const struct raft_log *log = p->log;
+    uint64_t next = 0;
+    uint64_t tail = 0;
+    unsigned whole = 0;
+    if (log->n_segments == 0 || h->first_index >= log->next || (h->flags & RAFT_SEGMENT_RESET) != 0) {
+        return false;
+    }
+    return raft_segment_scan(file, h, count_whole, &whole, &next, &tail) == 0 && whole == 0;
+}
+
+/* Counts what is in a segment, or notes that it does not count. */
+static int replay_records(struct replay *p, const struct raft_segment_header *h, struct bytes file,
+                          bool newest)
+{
+    struct raft_log *log = p->log;
+    if (is_unborn(p, file, h)) {
+        buf_add(&p->unborn, &h->sequence, sizeof h->sequence);
+        if (p->unborn_from == 0 || h->first_index < p->unborn_from) {
+            p->unborn_from = h->first_index;
+        }
+        return 0;
+    }
+    int rc = replay_join(p, h);
+    p->unborn_from = 0;
+    if (rc == 0) {
+        rc = raft_segment_scan(file, h, replay_visit, p, &log->next, &log->at);
+        /* In an older segment a hole shows as a gap before the next one. */
+        rc = newest ? rc : 0;
+    }
+    if (rc == 0) {
+        (void)segment_add(log, h, NULL);
+    }
+    return rc;
 }
 
 static int replay_segment(struct replay *p, uint64_t sequence, bool newest)
@@ -518,15 +567,7 @@ static int replay_segment(struct replay *p, uint64_t sequence, bool newest)
         rc = ERR_CORRUPT;
     }
     if (rc == 0) {
-        rc = replay_join(p, &h);
-    }
-    if (rc == 0) {
-        rc = raft_segment_scan(buf_bytes(&file), &h, replay_visit, p, &log->next, &log->at);
-        /* In an older segment a hole shows as a gap before the next one. */
-        rc = newest ? rc : 0;
-    }
-    if (rc == 0) {
-        (void)segment_add(log, &h, NULL);
+        rc = replay_records(p, &h, buf_bytes(&file), newest);
     }
     if (f != NULL) {
         f->ops->file_close(f);
@@ -590,6 +631,21 @@ static void spares_check(struct raft_log *log)
     log->n_spares = kept;
 }
 
+/* Durably, before anything is written behind them: what comes next could begin above their index. */
+static int drop_unborn(struct replay *p)
+{
+    struct disk *d = p->log->disk;
+    const uint64_t *sequence = (const void *)p->unborn.data;
+    const size_t n = p->unborn.len / sizeof *sequence;
+    int rc = 0;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        char name[NAME_BYTES];
+        name_of(p->log, "log", sequence[i], name);
+        rc = d->ops->unlink(d, name);
+    }
+    return n == 0 || rc != 0 ? rc : d->ops->sync_dir(d, p->log->directory);
+}
+
 static int replay_all(struct replay *p)
 {
     struct raft_log *log = p->log;
@@ -605,6 +661,9 @@ static int replay_all(struct replay *p)
         rc = replay_segment(p, sequences[i], i + 1 == n);
     }
     buf_release(&l.logs);
+    if (rc == 0) {
+        rc = drop_unborn(p);
+    }
     if (rc == 0) {
         spares_check(log);
     }
@@ -628,13 +687,15 @@ static int finish_reset(struct replay *p)
     return rc == 0 ? segments_drop(log, old) : rc;
 }
 
-/* Segments whose every entry a later one replaces. */
+/* Segments whose every entry a later one replaces. Not one that says that nothing before it counts:
+ * what is before it may still be there. */
 static int drop_replaced(struct raft_log *log)
 {
     while (log->n_segments > 1) {
         struct segment *before = &log->segments[log->n_segments - 2];
         const struct segment *newest = &log->segments[log->n_segments - 1];
-        if (before->header.first_index < newest->header.first_index) {
+        if (before->header.first_index < newest->header.first_index ||
+            (before->header.flags & RAFT_SEGMENT_RESET) != 0) {
             break;
         }
         segment_drop(log, before);
@@ -693,6 +754,7 @@ int raft_log_open(struct disk *disk, const struct raft_log_options *options,
     struct raft_log *log = log_new(disk, options);
     struct replay p = {.log = log, .visit = visit, .ctx = ctx};
     buf_init(&p.tail);
+    buf_init(&p.unborn);
     int rc = disk->ops->make_dir(disk, log->directory);
     if (rc == 0) {
         rc = slots_open(log);
@@ -708,6 +770,7 @@ int raft_log_open(struct disk *disk, const struct raft_log_options *options,
     }
     tail_clear(&p);
     buf_release(&p.tail);
+    buf_release(&p.unborn);
     if (rc != 0) {
         raft_log_close(log);
         return rc;

@@ -185,6 +185,52 @@ START_TEST(no_fault_loses_what_was_acknowledged)
 }
 END_TEST
 
+static void all_are_there(struct disk *d, uint64_t last)
+{
+    struct seen s;
+    struct raft_log *log = must_open(d, &s);
+    ck_assert_uint_eq(s.next, last + 1);
+    ck_assert_uint_eq(raft_log_last(log), last);
+    for (uint64_t i = 1; i <= last; i++) {
+        ck_assert_uint_eq(s.value[i], i);
+    }
+    ck_assert_int_eq(append(log, last + 1, 1, 1, 0, 100), 0);
+    raft_log_close(log);
+    log = must_open(d, &s);
+    ck_assert_uint_eq(s.next, last + 2);
+    raft_log_close(log);
+}
+
+/* The start writes the last batch again; a power cut at every step of that, and at every step of the start after it,
+ * loses nothing of what was acknowledged. */
+START_TEST(a_start_cut_off_anywhere_loses_nothing)
+{
+    enum { AFTER = 20 };
+    for (int at = 0; at < AFTER; at++) {
+        for (int seed = 0; seed < 40; seed++) {
+            struct disk *d = disk_mem_new(64 << 20);
+            struct seen s;
+            struct raft_log *log = must_open(d, &s);
+            ck_assert_int_eq(append(log, 1, 3, 1, 0, 100), 0);
+            ck_assert_int_eq(append(log, 4, 6, 1, 0, 900), 0);
+            raft_log_close(log);
+            for (int start = 0; start < 2; start++) {
+                struct raft_log_state state;
+                disk_mem_fault(d, (struct disk_mem_fault){
+                                      .at = start == 0 ? at : seed % AFTER, .sticky = true, .torn = true});
+                if (open_log(d, &s, &state, &log) == 0) {
+                    raft_log_state_release(&state);
+                    raft_log_close(log);
+                }
+                disk_mem_crash(d, (uint64_t)seed, 50);
+            }
+            all_are_there(d, 9);
+            d->ops->close(d);
+        }
+    }
+}
+END_TEST
+
 START_TEST(rot_in_what_was_synced_is_refused)
 {
     struct disk *d = disk_mem_new(64 << 20);
@@ -307,6 +353,39 @@ START_TEST(a_reset_cut_off_is_finished_at_the_next_start)
             ck_assert_uint_eq(s.next, 11);
         }
         raft_log_state_release(&state);
+        raft_log_close(log);
+        d->ops->close(d);
+    }
+}
+END_TEST
+
+/* As above, and then the log goes on: later starts find what was appended, not the history before the snapshot. */
+START_TEST(what_follows_a_reset_that_was_cut_off_stays)
+{
+    for (int at = 0; at < 30; at++) {
+        struct disk *d = disk_mem_new(64 << 20);
+        struct seen s;
+        struct raft_log *log = must_open(d, &s);
+        ck_assert_int_eq(append(log, 1, 10, 1, 0, 100), 0);
+        struct raft_log_state state;
+        raft_log_state_init(&state);
+        state.snapshot_index = 5;
+        state.snapshot_term = 4;
+        disk_mem_fault(d, (struct disk_mem_fault){.at = at, .sticky = true});
+        (void)raft_log_reset(log, &state);
+        raft_log_state_release(&state);
+        raft_log_close(log);
+        disk_mem_crash(d, (uint64_t)at, 50);
+        ck_assert_int_eq(open_log(d, &s, &state, &log), 0);
+        const bool done = state.snapshot_index == 5;
+        raft_log_state_release(&state);
+        ck_assert_int_eq(append(log, s.next, 1, 4, 0, 100), 0);
+        for (int start = 0; start < 3; start++) {
+            raft_log_close(log);
+            log = must_open(d, &s);
+            ck_assert_uint_eq(s.next, done ? 7 : 12);
+            ck_assert_uint_eq(raft_log_last(log), s.next - 1);
+        }
         raft_log_close(log);
         d->ops->close(d);
     }
@@ -466,11 +545,13 @@ int main(void)
     tcase_add_test(t, a_truncation_replaces_what_followed);
     tcase_add_test(t, a_failed_sync_is_written_again_elsewhere);
     tcase_add_test(t, no_fault_loses_what_was_acknowledged);
+    tcase_add_test(t, a_start_cut_off_anywhere_loses_nothing);
     tcase_add_test(t, rot_in_what_was_synced_is_refused);
     tcase_add_test(t, a_torn_last_batch_is_dropped_and_written_over);
     tcase_add_test(t, a_cut_frees_segments_and_keeps_the_trail);
     tcase_add_test(t, a_reset_begins_behind_the_snapshot);
     tcase_add_test(t, a_reset_cut_off_is_finished_at_the_next_start);
+    tcase_add_test(t, what_follows_a_reset_that_was_cut_off_stays);
     tcase_add_test(t, a_full_disk_refuses_cleanly_and_goes_on_with_room);
     tcase_add_test(t, an_append_costs_one_write_and_one_sync);
     tcase_add_test(t, records_have_their_golden_bytes);
