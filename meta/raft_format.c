@@ -44,7 +44,8 @@ int raft_segment_decode(struct bytes in, struct raft_segment_header *out)
         .seed = get_le64(p + 32),
         .size = get_le64(p + 40),
     };
-    if (h.first_index == 0 || h.size < 2 * RAFT_BLOCK || h.size % RAFT_BLOCK != 0) {
+    if (h.first_index == 0 || h.first_index >= RAFT_NUMBER_END || h.sequence >= RAFT_NUMBER_END ||
+        h.size < 2 * RAFT_BLOCK || h.size % RAFT_BLOCK != 0) {
         return ERR_CORRUPT;
     }
     *out = h;
@@ -179,7 +180,7 @@ int raft_slot_decode(struct bytes in, struct raft_log_state *out, uint64_t *vers
     if (get_le32(p + 8) != FORMAT_VERSION) {
         return ERR_VERSION;
     }
-    if (get_le32(p + 64) > RAFT_LOG_CONFIGURATION_MAX) {
+    if (get_le32(p + 64) > RAFT_LOG_CONFIGURATION_MAX || get_le64(p + 40) >= RAFT_NUMBER_END) {
         return ERR_CORRUPT;
     }
     *version = get_le64(p + 16);

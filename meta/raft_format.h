@@ -14,6 +14,7 @@ enum {
     RAFT_SEGMENT_RESET = 1, /* flag: nothing in earlier segments counts */
     RAFT_RECORD_LAST = 1    /* flag: the last record of its batch */
 };
+#define RAFT_NUMBER_END ((uint64_t)1 << 62) /* indices and sequences are below: the next one can be counted */
 
 struct raft_segment_header {
     uint64_t sequence;

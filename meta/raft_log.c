@@ -98,6 +98,23 @@ static void name_of(const struct raft_log *log, const char *kind, uint64_t seque
     (void)snprintf(out, NAME_BYTES, "%s/%s-%016" PRIx64, log->directory, kind, sequence);
 }
 
+/* Of a name exactly as name_of makes it; whatever else lies there is not ours. */
+static bool sequence_of(const char *name, const char *kind, uint64_t *out)
+{
+    char again[NAME_BYTES];
+    const size_t len = strlen(kind);
+    if (strncmp(name, kind, len) != 0 || name[len] != '-') {
+        return false;
+    }
+    const uint64_t sequence = strtoull(name + len + 1, NULL, 16);
+    (void)snprintf(again, sizeof again, "%s-%016" PRIx64, kind, sequence);
+    if (strcmp(name, again) != 0) {
+        return false;
+    }
+    *out = sequence;
+    return true;
+}
+
 static int write_bytes(struct disk_file *f, const void *data, size_t len, uint64_t at)
 {
     const struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
@@ -182,6 +199,14 @@ static int slots_read(struct raft_log *log)
     return found ? 0 : rc;
 }
 
+static void note_segment(const char *name, void *ctx)
+{
+    uint64_t sequence = 0;
+    if (sequence_of(name, "log", &sequence)) {
+        *(bool *)ctx = true;
+    }
+}
+
 static int slots_open(struct raft_log *log)
 {
     char name[NAME_BYTES];
@@ -195,8 +220,17 @@ static int slots_open(struct raft_log *log)
     if (rc != 0) {
         return rc;
     }
-    /* Shorter than two slots: its maker died before it returned, so nothing was promised. */
-    return size < 2 * (uint64_t)RAFT_SLOT_BYTES ? slots_create(log) : slots_read(log);
+    if (size >= 2 * (uint64_t)RAFT_SLOT_BYTES) {
+        return slots_read(log);
+    }
+    /* Shorter than two slots: its maker died before it returned, so nothing was promised. But it is
+     * made before the first segment: beside one it has been lost, and a vote with it. */
+    bool segments = false;
+    rc = log->disk->ops->list(log->disk, log->directory, note_segment, &segments);
+    if (rc == 0 && segments) {
+        rc = ERR_CORRUPT;
+    }
+    return rc == 0 ? slots_create(log) : rc;
 }
 
 /* ---- segments ------------------------------------------------------------------------------- */
@@ -585,10 +619,9 @@ static void listing_visit(const char *name, void *ctx)
 {
     struct listing *l = ctx;
     uint64_t sequence = 0;
-    char extra = 0;
-    if (sscanf(name, "log-%16" SCNx64 "%c", &sequence, &extra) == 1) {
+    if (sequence_of(name, "log", &sequence)) {
         buf_add(&l->logs, &sequence, sizeof sequence);
-    } else if (sscanf(name, "spare-%16" SCNx64 "%c", &sequence, &extra) == 1 &&
+    } else if (sequence_of(name, "spare", &sequence) && sequence < RAFT_NUMBER_END &&
                l->log->n_spares < SPARES_MAX) {
         l->log->spares[l->log->n_spares++] = sequence;
     } else {

@@ -231,6 +231,76 @@ START_TEST(a_start_cut_off_anywhere_loses_nothing)
 }
 END_TEST
 
+static void make_file(struct disk *d, const char *path)
+{
+    struct disk_file *f = NULL;
+    ck_assert_int_eq(d->ops->open(d, path, DISK_CREATE, &f), 0);
+    f->ops->file_close(f);
+}
+
+START_TEST(without_its_state_file_a_log_is_refused)
+{
+    struct disk *d = disk_mem_new(64 << 20);
+    struct seen s;
+    struct raft_log *log = must_open(d, &s);
+    ck_assert_int_eq(raft_log_vote(log, 5, 2), 0);
+    ck_assert_int_eq(append(log, 1, 3, 5, 0, 100), 0);
+    raft_log_close(log);
+    ck_assert_int_eq(d->ops->unlink(d, "raft/state"), 0);
+    for (int i = 0; i < 2; i++) { /* the second time an empty one is there */
+        struct raft_log_state state;
+        ck_assert_int_eq(open_log(d, &s, &state, &log), ERR_CORRUPT);
+    }
+    d->ops->close(d);
+}
+END_TEST
+
+START_TEST(names_that_the_log_does_not_make_are_left_alone)
+{
+    static const char *const NAMES[] = {"raft/log-1", "raft/log-0x00000000000001", "raft/log-+000000000000001",
+                                        "raft/log-0000000000000001.bak", "raft/spare-ffffffffffffffff",
+                                        "raft/spare-2"};
+    struct disk *d = disk_mem_new(64 << 20);
+    struct seen s;
+    struct raft_log *log = must_open(d, &s);
+    ck_assert_int_eq(append(log, 1, 3, 1, 0, 100), 0);
+    raft_log_close(log);
+    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++) {
+        make_file(d, NAMES[i]);
+    }
+    all_are_there(d, 3);
+    for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++) {
+        ck_assert_int_eq(d->ops->unlink(d, NAMES[i]), 0);
+    }
+    all_are_there(d, 4);
+    d->ops->close(d);
+}
+END_TEST
+
+START_TEST(numbers_behind_which_none_can_be_counted_are_corrupt)
+{
+    uint8_t header[RAFT_SEGMENT_HEADER_BYTES];
+    struct raft_segment_header h;
+    const uint64_t end = RAFT_NUMBER_END;
+    for (int i = 0; i < 3; i++) {
+        h = (struct raft_segment_header){
+            .sequence = i == 1 ? end : end - 1, .first_index = i == 2 ? end : end - 1, .size = 8192};
+        raft_segment_encode(&h, header);
+        ck_assert_int_eq(raft_segment_decode(BYTES(header, sizeof header), &h), i == 0 ? 0 : ERR_CORRUPT);
+    }
+    struct raft_log_state s;
+    struct buf slot;
+    uint64_t version = 0;
+    raft_log_state_init(&s);
+    buf_init(&slot);
+    s.snapshot_index = end;
+    raft_slot_encode(&s, 1, &slot);
+    ck_assert_int_eq(raft_slot_decode(buf_bytes(&slot), &s, &version), ERR_CORRUPT);
+    buf_release(&slot);
+    raft_log_state_release(&s);
+}
+END_TEST
+
 START_TEST(rot_in_what_was_synced_is_refused)
 {
     struct disk *d = disk_mem_new(64 << 20);
@@ -546,6 +616,9 @@ int main(void)
     tcase_add_test(t, a_failed_sync_is_written_again_elsewhere);
     tcase_add_test(t, no_fault_loses_what_was_acknowledged);
     tcase_add_test(t, a_start_cut_off_anywhere_loses_nothing);
+    tcase_add_test(t, without_its_state_file_a_log_is_refused);
+    tcase_add_test(t, names_that_the_log_does_not_make_are_left_alone);
+    tcase_add_test(t, numbers_behind_which_none_can_be_counted_are_corrupt);
     tcase_add_test(t, rot_in_what_was_synced_is_refused);
     tcase_add_test(t, a_torn_last_batch_is_dropped_and_written_over);
     tcase_add_test(t, a_cut_frees_segments_and_keeps_the_trail);
