@@ -254,6 +254,21 @@ static void show_attr(struct stat_run *r, const char *path, const Cfs__Attr *a)
     json_open(r->json, "extents", '[');
 }
 
+/* Stripes are looked for as they say, so what they say has to be possible. */
+static bool layout_possible(const Cfs__ExtentsReply *e)
+{
+    for (size_t i = 0; e != NULL && i < e->n_stripe; i++) {
+        const Cfs__Stripe *s = e->stripe[i];
+        const struct stripe_code code = {
+            .kind = (uint8_t)s->kind, .k = (uint8_t)s->k, .m = (uint8_t)s->m};
+        if (s->kind > UINT8_MAX || s->k > UINT8_MAX || s->m > UINT8_MAX ||
+            !stripe_code_valid(code)) {
+            return false;
+        }
+    }
+    return e != NULL;
+}
+
 static Cfs__ExtentsReply *fetch(struct stat_run *r, uint64_t ino, uint64_t from)
 {
     Cfs__ExtentsRequest request = CFS__EXTENTS_REQUEST__INIT;
@@ -268,8 +283,10 @@ static Cfs__ExtentsReply *fetch(struct stat_run *r, uint64_t ino, uint64_t from)
         return NULL;
     }
     Cfs__ExtentsReply *e = cfs__extents_reply__unpack(NULL, reply.len, reply.data);
-    if (e == NULL) {
+    if (!layout_possible(e)) {
         (void)cmd_fail("the layout that was sent does not decode");
+        cfs__extents_reply__free_unpacked(e, NULL);
+        return NULL;
     }
     return e;
 }
