@@ -402,11 +402,15 @@ static void handle_list(struct request *r, void *ctx)
 
 /* ---- delete ------------------------------------------------------------------------------- */
 
-/* One range after the other; the first failure ends it. */
+/* One range after the other; the first failure ends it, and so does the server's end. */
 static void delete_next(struct frag_op *op)
 {
     struct work *w = work_of(op);
-    if (op->rc == 0 && w->last < w->ranges->n_id) {
+    const bool more = w->last < w->ranges->n_id;
+    if (op->rc == 0 && more && w->cs->stopped) {
+        op->rc = ERR_BUSY;
+    }
+    if (op->rc == 0 && more) {
         const Cfs__Uint64Range *range = w->ranges->id[w->last++];
         op->fragment.key = (struct frag_key){.pg = w->ranges->pg, .id = range->first};
         op->count = range->count;

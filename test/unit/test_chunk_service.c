@@ -555,6 +555,40 @@ START_TEST(order_of_an_earlier_reign_is_not_carried_out)
 }
 END_TEST
 
+START_TEST(deletion_under_way_ends_when_the_server_stops)
+{
+    enum { RANGES = 300 };
+    struct world w;
+    struct answer a = {0};
+    Cfs__FragmentDelete m = CFS__FRAGMENT_DELETE__INIT;
+    Cfs__Uint64Range range = CFS__UINT64_RANGE__INIT, *ranges[RANGES];
+    uint8_t packed[RANGES * 8];
+    world_init(&w, 1);
+    range.count = 1;
+    for (unsigned i = 0; i < RANGES; i++) {
+        ranges[i] = &range;
+    }
+    m.n_id = RANGES;
+    m.id = ranges;
+    a.call.method = METHOD_FRAGMENT_DELETE;
+    a.call.body = BYTES(packed, cfs__fragment_delete__pack(&m, packed));
+    a.call.timeout_ms = WAIT_MS;
+    a.call.on_done = on_done;
+    call_start(w.peer, &a.call);
+    const uint64_t before = w.transport->counts.frames_in;
+    while (w.transport->counts.frames_in == before) {
+        uv_run(&w.loop, UV_RUN_ONCE);
+    }
+    chunk_service_stop(w.service);
+    while (!a.done) {
+        uv_run(&w.loop, UV_RUN_ONCE);
+    }
+    ck_assert_int_eq(a.rc, ERR_BUSY);
+    answer_release(&a);
+    world_release(&w);
+}
+END_TEST
+
 START_TEST(put_of_an_older_epoch_is_refused)
 {
     struct world w;
@@ -746,6 +780,7 @@ int main(void)
     tcase_add_test(t, list_merges_disks_in_order);
     tcase_add_test(t, orders_are_carried_out_and_reported_at_once);
     tcase_add_test(t, order_of_an_earlier_reign_is_not_carried_out);
+    tcase_add_test(t, deletion_under_way_ends_when_the_server_stops);
     tcase_add_test(t, put_of_an_older_epoch_is_refused);
     tcase_add_test(t, flipped_byte_is_an_error_and_is_told);
     tcase_add_test(t, broken_disk_is_left_out_and_the_other_goes_on);
