@@ -256,3 +256,100 @@ void protofill(const ProtobufCMessageDescriptor *d, struct bytes base, struct cu
     protobuf_c_message_pack(m, buf_extend(out, protobuf_c_message_get_packed_size(m)));
     protobuf_c_message_free_unpacked(m, NULL);
 }
+
+/* ---- sense ---- */
+
+enum { ONE_OF_MANY = 6, FIELDS_MAX = 64 };
+
+static void make_sense(ProtobufCMessage *m, const struct protofill_words *say, struct cursor *c);
+
+static void sensible_value(const ProtobufCFieldDescriptor *f, void *at,
+                           const struct protofill_words *say, struct cursor *c)
+{
+    struct bytes text;
+    uint64_t n;
+    switch (f->type) {
+    case PROTOBUF_C_TYPE_STRING:
+    case PROTOBUF_C_TYPE_BYTES:
+        text = say->text(say->ctx, f->name, c);
+        value_release(f, at);
+        uint8_t *copy = xcalloc(1, text.len + 1);
+        if (text.len > 0) {
+            memcpy(copy, text.data, text.len);
+        }
+        if (f->type == PROTOBUF_C_TYPE_STRING) {
+            *(uint8_t **)at = copy;
+        } else {
+            *(ProtobufCBinaryData *)at = (ProtobufCBinaryData){.len = text.len, .data = copy};
+        }
+        break;
+    case PROTOBUF_C_TYPE_MESSAGE:
+        if (*(ProtobufCMessage **)at == NULL) {
+            *(ProtobufCMessage **)at = message_new(f->descriptor);
+        }
+        make_sense(*(ProtobufCMessage **)at, say, c);
+        break;
+    default:
+        n = say->number(say->ctx, f->name, c);
+        n = f->type == PROTOBUF_C_TYPE_BOOL ? n & 1 : n;
+        memcpy(at, &n, bytes_of(f));
+        break;
+    }
+}
+
+static void sensible_list(ProtobufCMessage *m, const ProtobufCFieldDescriptor *f,
+                          const struct protofill_words *say, struct cursor *c)
+{
+    size_t *n = quantifier_of(m, f);
+    uint8_t **array = member_of(m, f);
+    const unsigned count = 1 + cursor_u8(c) % 3;
+    *array = xcalloc(count, bytes_of(f));
+    for (; *n < count; (*n)++) {
+        sensible_value(f, *array + *n * bytes_of(f), say, c);
+    }
+}
+
+/* Which field of one of many is set; -1: it is not such a message. */
+static int chosen(const ProtobufCMessageDescriptor *d, struct cursor *c)
+{
+    unsigned at[FIELDS_MAX], n = 0;
+    for (unsigned i = 0; i < d->n_fields && n < FIELDS_MAX; i++) {
+        const ProtobufCFieldDescriptor *f = &d->fields[i];
+        if (f->label == PROTOBUF_C_LABEL_OPTIONAL && f->type == PROTOBUF_C_TYPE_MESSAGE) {
+            at[n++] = i;
+        }
+    }
+    return n < ONE_OF_MANY ? -1 : (int)at[cursor_u8(c) % n];
+}
+
+static void make_sense(ProtobufCMessage *m, const struct protofill_words *say, struct cursor *c)
+{
+    const ProtobufCMessageDescriptor *d = m->descriptor;
+    const int only = chosen(d, c);
+    for (unsigned i = 0; i < d->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &d->fields[i];
+        const bool required = f->label == PROTOBUF_C_LABEL_REQUIRED;
+        const bool set = required || (only >= 0 ? (unsigned)only == i : cursor_u8(c) % 2 == 1);
+        if (!set) {
+            continue;
+        }
+        if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+            sensible_list(m, f, say, c);
+            continue;
+        }
+        if (f->label == PROTOBUF_C_LABEL_OPTIONAL && f->type != PROTOBUF_C_TYPE_MESSAGE &&
+            f->type != PROTOBUF_C_TYPE_STRING) {
+            *(protobuf_c_boolean *)quantifier_of(m, f) = true;
+        }
+        sensible_value(f, member_of(m, f), say, c);
+    }
+}
+
+void protofill_sense(const ProtobufCMessageDescriptor *d, const struct protofill_words *say,
+                     struct cursor *c, struct buf *out)
+{
+    ProtobufCMessage *m = message_new(d);
+    make_sense(m, say, c);
+    protobuf_c_message_pack(m, buf_extend(out, protobuf_c_message_get_packed_size(m)));
+    protobuf_c_message_free_unpacked(m, NULL);
+}

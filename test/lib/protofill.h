@@ -11,4 +11,15 @@
 void protofill(const ProtobufCMessageDescriptor *d, struct bytes base, struct cursor *c,
                struct buf *out);
 
+/* A message that makes sense: each required field, some of the others, with what `say` has for
+ * their names (0, or nothing, where it has nothing). Of a message that is one of many messages
+ * (more than five optional ones), one is set. */
+struct protofill_words {
+    uint64_t (*number)(void *ctx, const char *field, struct cursor *c);
+    struct bytes (*text)(void *ctx, const char *field, struct cursor *c); /* borrowed at once */
+    void *ctx;
+};
+void protofill_sense(const ProtobufCMessageDescriptor *d, const struct protofill_words *say,
+                     struct cursor *c, struct buf *out);
+
 #endif
