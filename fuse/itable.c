@@ -371,8 +371,8 @@ void itable_take_extents(struct itable *t, struct inode *in, uint64_t from,
                          const Cfs__ExtentsReply *r)
 {
     (void)t;
-    if (r->covered_to <= from) {
-        return;
+    if (r->covered_to <= from || r->n_extent > EXTENTS_MAX || r->n_stripe > EXTENTS_MAX) {
+        return; /* the reader asks again, and gives up in the end */
     }
     const bool joins = in->extents_to > in->extents_from && from >= in->extents_from &&
                        from <= in->extents_to && in->n_extents + r->n_extent <= EXTENTS_MAX;
@@ -387,9 +387,9 @@ void itable_take_extents(struct itable *t, struct inode *in, uint64_t from,
     for (size_t i = 0; i < r->n_extent; i++) {
         struct iextent e;
         if (!fill_extent(&e, r, r->extent[i])) {
-            in->extents_to = last > r->extent[i]->offset ? last : r->extent[i]->offset;
-            return; /* known only up to the one that is wrong: the reader asks again, and gives up
-                       in the end */
+            const uint64_t at = last > r->extent[i]->offset ? last : r->extent[i]->offset;
+            in->extents_to = at < r->covered_to ? at : r->covered_to;
+            return; /* known only up to the one that is wrong */
         }
         if (!clip(&e, last, r->covered_to)) {
             continue;

@@ -247,11 +247,49 @@ START_TEST(extents_that_make_no_sense_are_not_known)
     b.stripe_offset = 150; /* beyond its stripe */
     itable_take_extents(t, in, 0, &r);
     ck_assert_uint_eq(in->extents_to, 400);
+    b.offset = 1ull << 40; /* and beyond what is said at all */
+    itable_take_extents(t, in, 0, &r);
+    ck_assert_uint_eq(in->extents_to, 1000);
+    b.offset = 400;
     b.stripe_offset = 100;
     itable_take_extents(t, in, 0, &r);
     ck_assert_uint_eq(in->n_extents, 2);
     ck_assert_uint_eq(in->extents_to, 1000);
     itable_free(t);
+}
+END_TEST
+
+/* Each of them is looked for among the stripes: the worker would stand still for minutes. */
+START_TEST(more_extents_than_anybody_asks_for_are_not_taken)
+{
+    enum { MANY = 150000 };
+    struct itable *t = itable_new(&client, 1 << 20);
+    struct inode *in = take(t, 5, 1000, 1, 0);
+    Cfs__ExtentsReply r = CFS__EXTENTS_REPLY__INIT;
+    Cfs__Extent e = CFS__EXTENT__INIT, **list = calloc(MANY, sizeof *list);
+    Cfs__Stripe s = CFS__STRIPE__INIT, **stripes = calloc(MANY, sizeof *stripes);
+    e.length = 1;
+    e.kind = 2;
+    for (unsigned i = 0; i < MANY; i++) {
+        list[i] = &e;
+        stripes[i] = &s;
+    }
+    r.n_extent = MANY;
+    r.extent = list;
+    r.stripe = stripes;
+    r.covered_to = 1000;
+    itable_take_extents(t, in, 0, &r);
+    ck_assert_uint_eq(in->extents_to, 0);
+    r.n_extent = 1;
+    r.n_stripe = MANY;
+    itable_take_extents(t, in, 0, &r);
+    ck_assert_uint_eq(in->extents_to, 0);
+    r.n_stripe = 1;
+    itable_take_extents(t, in, 0, &r);
+    ck_assert_uint_eq(in->extents_to, 1000);
+    itable_free(t);
+    free(list);
+    free(stripes);
 }
 END_TEST
 
@@ -269,6 +307,7 @@ int main(void)
     tcase_add_test(t, random_commits_keep_the_cache_true);
     tcase_add_test(t, a_commit_beyond_what_is_known_is_not_taken_for_all);
     tcase_add_test(t, extents_that_make_no_sense_are_not_known);
+    tcase_add_test(t, more_extents_than_anybody_asks_for_are_not_taken);
     suite_add_tcase(s, t);
     SRunner *runner = srunner_create(s);
     srunner_run_all(runner, CK_NORMAL);
