@@ -41,6 +41,9 @@ void log_line(enum log_level level, const char *format, ...)
     if (end > (int)sizeof line - 2) {
         end = (int)sizeof line - 2;
     }
+    for (int i = n; i < end; i++) { /* a peer's words forge no other line */
+        line[i] = (unsigned char)line[i] < ' ' || line[i] == 0x7f ? '?' : line[i];
+    }
     line[end++] = '\n';
     /* One write per line, so that lines of several threads do not mix; a log that cannot be
      * written has nowhere to be reported. */
