@@ -4,7 +4,9 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "fuse/arena_sift.h"
 #include "fuse/loopstate.h"
+#include "fuse/request_check.h"
 
 /* Request records. A record's life, with the word that is published in each step:
  *
@@ -159,6 +161,30 @@ static bool is_over(struct fuseloop *f, const struct fuse_in_header *in, uint32_
     return (flags & ARENA_GIVEN_UP) == 0 && fuseio_was_answered(f, in->unique);
 }
 
+/* As the INIT says that the earlier worker answered. */
+static bool setxattr_ext(const struct arena_header *h)
+{
+    const struct fuse_init_in *in = (const void *)(h->init + sizeof(struct fuse_in_header));
+    return h->init_bytes > 0 && (in->flags & FUSE_SETXATTR_EXT) != 0;
+}
+
+/* Whether the kernel and a worker can have made this record. Else its caller is answered, if there is one, and nothing is
+ * done. */
+static bool is_sound(struct fuseloop *f, const struct fuse_in_header *in, size_t room, uint64_t seq,
+                     uint32_t flags)
+{
+    const uint32_t known =
+        ARENA_INTERRUPTED | ARENA_EXECUTING | ARENA_PARKED | ARENA_GIVEN_UP;
+    if (request_check(in, room, setxattr_ext(f->arena->h)) && (flags & ~known) == 0 &&
+        (seq == 0 || arena_sift_seq(f->arena, seq))) {
+        return true;
+    }
+    log_error("a request that nobody made is dropped opcode=%u bytes=%u unique=%llu seq=%llu flags=%u", in->opcode,
+              in->len, (unsigned long long)in->unique, (unsigned long long)seq, flags);
+    fuseio_answer_error(f, in->unique, -EIO);
+    return false;
+}
+
 static void take_over(struct fuseloop *f, struct opreq *r)
 {
     r->repeated = true;
@@ -174,13 +200,16 @@ static void take_over_smalls(struct fuseloop *f)
 {
     struct arena *a = f->arena;
     for (uint32_t i = a->h->sizes.small; i-- > 0;) {
-        if (a->small[i].state != 0 && is_over(f, (void *)a->small[i].request, a->small[i].flags)) {
-            arena_publish32(&a->small[i].state, 0);
+        struct arena_small *s = &a->small[i];
+        const struct fuse_in_header *in = (const void *)s->request;
+        if (s->state != 0 && (requests_find(f, in->unique) || is_over(f, in, s->flags) ||
+                              !is_sound(f, in, ARENA_SMALL_REQUEST, s->seq, s->flags))) {
+            arena_publish32(&s->state, 0);
         }
-        if (a->small[i].state == 0) {
+        if (s->state == 0) {
             f->free_small[f->n_free_small++] = i;
         } else {
-            take_over(f, opreq_new(f, &a->small[i], NULL));
+            take_over(f, opreq_new(f, s, NULL));
         }
     }
 }
@@ -195,7 +224,8 @@ static void take_over_bigs(struct fuseloop *f)
         const struct fuse_in_header *in = requests_big_header(big);
         if (in->len == 0 || requests_find(f, in->unique) || in->opcode == FUSE_FORGET ||
             in->opcode == FUSE_BATCH_FORGET ||
-            (in->opcode != FUSE_INTERRUPT && is_over(f, in, big->flags))) {
+            (in->opcode != FUSE_INTERRUPT && is_over(f, in, big->flags)) ||
+            !is_sound(f, in, REQUEST_BYTES_MAX, big->seq, big->flags)) {
             requests_big_put(f, big);
         } else if (in->opcode != FUSE_INTERRUPT) {
             take_over(f, requests_add(f, big));

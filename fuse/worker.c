@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "fuse/arena_sift.h"
 #include "fuse/fuseloop.h"
 #include "fuse/holder.h"
 #include "fuse/itable.h"
@@ -540,6 +541,9 @@ int worker_run(void)
         return HOLDER_EXIT_SYSTEM;
     }
     w->client.arena = lifeline_arena(w->life);
+    if (arena_sift(w->client.arena) < 0) {
+        return HOLDER_EXIT_SYSTEM;
+    }
     limit_raise(); /* three descriptors a chunk server */
     CHECK(uv_loop_init(&w->uv) == 0);
     timers_init(&w->timers, clock_now_ms());

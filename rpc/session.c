@@ -36,7 +36,6 @@ enum {
     OPEN_CALL_MS = 5000,
     BUSY_MIN_MS = 10,
     BUSY_MAX_MS = 500,
-    RESUME_SPAN = 1 << 16,   /* more numbers than a dead worker can have left open */
     SEND_AHEAD_MAX = 8 << 20 /* unsent bytes of the connection beyond which commands wait here */
 };
 enum session_state { SESSION_FRESH, SESSION_LIVE, SESSION_ENDED };
@@ -752,7 +751,7 @@ void session_resume(struct session *s, uint64_t session_id, uint64_t next_seq)
     s->resuming = true;
     s->lowest_repeat = next_seq;
     s->was_suspended = true; /* until the first renewal nobody knows */
-    seqs_init(&s->seqs, next_seq > RESUME_SPAN ? next_seq - RESUME_SPAN : 0);
+    seqs_init(&s->seqs, next_seq > SESSION_RESUME_SPAN ? next_seq - SESSION_RESUME_SPAN : 0);
     connect_current(s);
 }
 

@@ -20,6 +20,7 @@ enum {
     SESSION_WINDOW = 1024,
     SESSION_RENEW_MS = 2000,
     SESSION_LEASE_MS = 10000,
+    SESSION_RESUME_SPAN = 1 << 16,     /* more numbers than a dead worker can have left open */
     SESSION_OPS_MAX = (4 << 20) - 256 /* bytes of one command, so that it fits a frame */
 };
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuse/arena_sift.h"
 #include "test/lib/fake_cluster.h"
 
 /* The worker dies at every publish, before or after the store by turns. What survives is a copy of
@@ -141,6 +142,7 @@ static void restart(struct world *x)
     killer.armed = false;
     x->arena = killer.copy;
     killer.copy = NULL;
+    ck_assert_int_eq(arena_sift(x->arena), 0); /* nothing that a worker wrote is taken for rubbish */
     killer.dead = false;
     worker_stop(dead);
     cluster_arena_free(old);
