@@ -296,6 +296,9 @@ static uint64_t name_of(struct ops *o, uint64_t dir, struct bytes name)
 static void remove_done(struct task *t, int rc, const Cfs__OpReply *reply)
 {
     if (rc == 0) {
+        /* Once more: beside it, which only the death of a caller allows, another change may have
+         * put it, or a listing. */
+        names_drop(t->o->names, t->ino, t->name[0]);
         ops_victim(t->o, reply);
     }
     task_error(t, rc);

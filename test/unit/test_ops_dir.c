@@ -359,6 +359,40 @@ START_TEST(listing_that_fails_leaves_the_lookups_asking)
 }
 END_TEST
 
+/* The caller of a change is killed, so another may change the same name beside it. */
+START_TEST(name_removed_beside_the_change_of_a_killed_caller_stays_away)
+{
+    fuse_req_t made = request(410);
+    ops_mknod(made, 50, "n00", S_IFIFO | 0644, 0);
+    made->r.fatal = true;
+    fuse_req_t removed = request(411);
+    ops_unlink(removed, 50, "n00");
+    Cfs__Attr attr = attr_of(200, S_IFIFO | 0644, 1);
+    answer_attr(&attr);
+    answer_status(0);
+    ck_assert(made->answered && removed->answered);
+    free(made);
+    free(removed);
+    ck_assert(missed("n00"));
+}
+END_TEST
+
+START_TEST(listing_begun_beside_a_removal_does_not_bring_the_name_back)
+{
+    const uint64_t hash[] = {10, 20};
+    fuse_req_t removed = request(411);
+    ops_unlink(removed, 50, "n00");
+    removed->r.fatal = true;
+    miss_until_listing();
+    answer_read(0, &listing_of(hash, 2, true)->reply.base); /* from before the removal */
+    answer_status(0);
+    ck_assert(removed->answered);
+    free(removed);
+    (void)missed("n00");
+    ck_assert_uint_eq(found("n01"), 201);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("ops_dir");
@@ -378,6 +412,8 @@ int main(void)
     tcase_add_test(c, lookups_that_ask_make_the_directory_known_whole);
     tcase_add_test(c, name_made_beside_the_listing_stays_and_one_removed_stays_away);
     tcase_add_test(c, listing_that_fails_leaves_the_lookups_asking);
+    tcase_add_test(c, name_removed_beside_the_change_of_a_killed_caller_stays_away);
+    tcase_add_test(c, listing_begun_beside_a_removal_does_not_bring_the_name_back);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
