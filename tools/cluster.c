@@ -27,21 +27,37 @@ int cluster_take_mount(const struct mount_entry *e, struct cluster_mount *out)
     return split_source(e->source, out);
 }
 
-static bool is_cfs_on(const struct mount_entry *e, const void *ctx)
+struct first_on {
+    dev_t dev;
+    bool *seen;
+};
+
+/* The first: bind mounts of it come after it, and its client does not go by their names. */
+static bool is_first_on(const struct mount_entry *e, const void *ctx)
 {
-    const dev_t *dev = ctx;
-    return makedev(e->major, e->minor) == *dev && strcmp(e->type, "fuse.cfs") == 0;
+    const struct first_on *f = ctx;
+    if (*f->seen || makedev(e->major, e->minor) != f->dev || strcmp(e->type, "fuse.cfs") != 0) {
+        return false;
+    }
+    *f->seen = true;
+    return true;
+}
+
+int cluster_mount_on(const char *process, dev_t dev, struct cluster_mount *out)
+{
+    struct mount_entry e;
+    bool seen = false;
+    const struct first_on first = {.dev = dev, .seen = &seen};
+    return mountinfo_find(process, is_first_on, &first, &e) ? cluster_take_mount(&e, out) : -ENODEV;
 }
 
 int cluster_mount_of(const char *path, struct cluster_mount *out)
 {
     struct stat st;
-    struct mount_entry e;
     if (lstat(path, &st) != 0) {
         return -errno;
     }
-    return mountinfo_find("self", is_cfs_on, &st.st_dev, &e) ? cluster_take_mount(&e, out)
-                                                             : -ENODEV;
+    return cluster_mount_on("self", st.st_dev, out);
 }
 
 /* "cluster = HOST:PORT,..." in /etc/cfs/cfs.conf; # begins a comment. */

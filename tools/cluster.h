@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "base/mountinfo.h"
 
@@ -22,7 +23,10 @@ int cluster_mount_of(const char *path, struct cluster_mount *out);
  * /etc/cfs/cfs.conf, in this order. -ENOENT: none of them says. */
 int cluster_find(const char *option, char out[CLUSTER_ADDRESSES]);
 
-/* The texts behind them. A CFS mount; -ENODEV: its source is none of ours. */
+/* What is behind them. The CFS mount with this device, not a bind mount of it, as a process
+ * ("self") sees it. */
+int cluster_mount_on(const char *process, dev_t dev, struct cluster_mount *out);
+/* A CFS mount; -ENODEV: its source is none of ours. */
 int cluster_take_mount(const struct mount_entry *e, struct cluster_mount *out);
 /* What a cfs.conf says, from an open file; -ENOENT: nothing. */
 int cluster_read_conf(FILE *f, char out[CLUSTER_ADDRESSES]);

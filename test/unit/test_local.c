@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -174,6 +175,33 @@ START_TEST(the_cluster_is_found_in_the_documented_order)
 }
 END_TEST
 
+/* Only where it was mounted is it known to its client: cfs client upgrade asks there. */
+START_TEST(a_bind_mount_is_not_taken_for_the_mount)
+{
+    static struct cluster_mount m;
+    char folder[] = "/tmp/cm.XXXXXX", path[64], process[64];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/mountinfo", folder);
+    snprintf(process, sizeof process, "..%s", folder); /* in the place of /proc/PID */
+    FILE *f = fopen(path, "w");
+    ck_assert_ptr_nonnull(f);
+    fputs("30 29 0:5 / /dev rw - devtmpfs udev rw\n"
+          "36 35 0:57 / /mnt/a rw - fuse.cfs h:1:/ rw\n"
+          "37 35 0:58 / /mnt/b rw - fuse.cfs h:2:/ rw\n"
+          "38 35 0:57 /sub /srv rw - fuse.cfs h:1:/ rw\n",
+          f);
+    ck_assert_int_eq(fclose(f), 0);
+    ck_assert_int_eq(cluster_mount_on(process, makedev(0, 57), &m), 0);
+    ck_assert_str_eq(m.where, "/mnt/a");
+    ck_assert_str_eq(m.addresses, "h:1");
+    ck_assert_int_eq(cluster_mount_on(process, makedev(0, 58), &m), 0);
+    ck_assert_str_eq(m.where, "/mnt/b");
+    ck_assert_int_eq(cluster_mount_on(process, makedev(0, 5), &m), -ENODEV);
+    unlink(path);
+    rmdir(folder);
+}
+END_TEST
+
 int main(void)
 {
     if (mkdtemp(dir) == NULL) {
@@ -190,6 +218,7 @@ int main(void)
     tcase_add_test(t, a_program_that_cannot_run_is_told);
     tcase_add_test(t, a_stubborn_process_is_killed);
     tcase_add_test(t, the_cluster_is_found_in_the_documented_order);
+    tcase_add_test(t, a_bind_mount_is_not_taken_for_the_mount);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
