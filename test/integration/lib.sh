@@ -142,6 +142,11 @@ probe_stop() {
     at_most "$1: longest pause beyond the quiet one, in s" "$(awk -v a="$after" -v b="$before" 'BEGIN { d = a - b; printf "%.3f", d < 0 ? 0 : d }')" "$2"
 }
 
+# What workers that died left in the arena is all taken over.
+nothing_dropped() {
+    plain || verdict 'no worker dropped a record of the one before' "$(grep -hE 'no worker wrote|nobody made' "$CL"/log/mount*.log | head -n 3)"
+}
+
 # ---- data ----------------------------------------------------------------------------------
 
 random_file() { # PATH BYTES SEED

@@ -14,7 +14,7 @@ options=run_dir=$WORK/run,log=$WORK/log,memory=64M
 one() { # NAME: mounted, used, unmounted, drained
     timeout 30 "$bin/mount.cfs" "$CFS_CLUSTER:/" "$MNT" -o "$options" || return 1
     timeout 60 python3 "$here/die_steps.py" "$MNT" "$1" || return 1
-    umount "$MNT" && timeout 60 "$bin/mount.cfs" --wait-unmounted "$WORK/run"
+    umount "$MNT" && timeout 60 "$bin/mount.cfs" --wait-unmounted "$WORK/run" && ! grep -E 'no worker wrote|nobody made' "$WORK/log"
 }
 failed= died=0
 for n in $(seq 1 "$step" $last); do

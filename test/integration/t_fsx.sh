@@ -25,3 +25,4 @@ check 'a file written backwards' timeout 60 "$helpers/backwards" "$MNT/backwards
 cluster_down
 cluster_up
 check 'a file written backwards is there after a remount' timeout 60 "$helpers/backwards" "$MNT/backwards"
+nothing_dropped

@@ -79,3 +79,4 @@ wait $sync_pid
 check 'umount of a dead mount works at once' timeout 10 umount "$MNT"
 check 'a remount works at once' timeout 30 "$bin/cfs-local" start --dir "$CL" mount1
 out=$("$helpers/syncwrite" --check "$MNT/sync" "$WORK/sync.log" 2>&1) && ok "both killed: all that was fsynced is there ($out files)" || not_ok 'both killed: what was fsynced' "$out"
+nothing_dropped

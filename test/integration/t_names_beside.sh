@@ -19,3 +19,4 @@ kill_often() { while :; do sleep 2; kill_ mount1; done; }
 kill_often >"$WORK/kills" 2>&1 &
 remember $!
 check 'lookups beside changes, while workers die' timeout $((seconds + 40)) python3 "$here/names_beside.py" "$MNT/d" "$seconds"
+nothing_dropped

@@ -45,3 +45,4 @@ if [ -n "$LONG" ] && ! plain; then
     run_all ', four at once under kills' 4
     kill $killer
 fi
+nothing_dropped
