@@ -285,6 +285,7 @@ struct ops *ops_new(struct client *c, struct fuseloop *loop)
     table_init(&o->fetches);
     table_init(&o->tickets);
     table_init(&o->listings);
+    list_init(&o->doubts);
     list_init(&o->removals);
     list_init(&o->statfs_waiters);
     buf_init(&o->statfs_body);
@@ -301,6 +302,7 @@ void ops_free(struct ops *o)
     ops_statfs_release(o);
     ops_dir_release(o);
     task_fetches_release(o);
+    task_doubts_release(o);
     table_release(&o->fetches);
     table_release(&o->tickets);
     table_release(&o->listings);

@@ -29,6 +29,8 @@ void ops_rebuild(struct ops *o);
 void ops_lock_granted(struct ops *o, uint64_t ticket);
 /* Tickets of the requests that wait for a lock, at most max: for the renewal of the session. */
 unsigned ops_waiting_tickets(struct ops *o, uint64_t *out, unsigned max);
+/* A command that was given up (-o deadline) has been answered, or refused. */
+void ops_late(struct ops *o, uint64_t seq);
 /* The session was ended by the server: everything of it answers EIO. */
 void ops_session_ended(struct ops *o);
 

@@ -52,6 +52,7 @@ struct ops {
     struct table listings; /* struct listing by fh */
     struct kept_listing kept[OPS_LISTINGS_KEPT];
     uint64_t kept_clock;
+    struct list doubts;    /* commands that were given up and may still be executed */
     struct list removals;  /* tasks that may remove an inode which was not open: opens of it wait */
     uint64_t grants[OPS_GRANTS_KEPT]; /* tickets granted before their request parked */
     unsigned grants_next;
@@ -150,6 +151,7 @@ void task_need_attr(struct task *t, task_next then);
 void task_need_content(struct task *t, task_next then);
 void task_fetch(struct task *t, uint64_t ino, task_next then);
 void task_fetches_release(struct ops *o);
+void task_doubts_release(struct ops *o);
 void task_flush(struct task *t, struct inode *in, task_next then);
 void task_wait_room(struct task *t, task_next then);
 void task_outline(struct task *t, task_next then);

@@ -10,10 +10,19 @@
 
 enum { OPCODE_TMPFILE = 51, RENAME_FLAGS_KNOWN = 3 /* NOREPLACE, EXCHANGE */ };
 
+/* While a change of the directory is under way, which only the death of its caller or -o deadline
+ * allows, the kernel keeps no answer: it would not hear of the end. */
+static double name_timeout(const struct task *t)
+{
+    return names_busy(t->o->names, t->ino) ? 0.0
+                                           : (double)client_lease_ms(t->o->c, t->ino) / 1000.0;
+}
+
 static void reply_entry(struct task *t, struct inode *in)
 {
     struct fuse_entry_param e;
     ops_entry(t->o, in, &e);
+    e.entry_timeout = name_timeout(t);
     fuse_reply_entry(t->req, &e);
 }
 
@@ -36,7 +45,7 @@ static bool too_long(fuse_req_t req, const char *name)
 static void reply_absent(struct task *t)
 {
     struct fuse_entry_param e = {0};
-    e.entry_timeout = (double)client_lease_ms(t->o->c, t->ino) / 1000.0;
+    e.entry_timeout = name_timeout(t);
     fuse_reply_entry(t->req, &e);
 }
 

@@ -202,16 +202,82 @@ static void take_attrs(struct ops *o, const Cfs__OpReply *reply)
     }
 }
 
-/* With -o deadline the caller has its error, but the command may still be executed: what is known
- * of its inodes does not count any more. */
+/* With -o deadline the caller has its error, but the command may still be executed, at any time:
+ * until it is answered its directories count as changing, and then once more nothing that is known
+ * of them and its inodes counts. */
+struct doubt {
+    struct list node;
+    uint64_t seq;
+    uint64_t touched[3];
+    uint64_t dir[TASK_NAMES]; /* 0: none */
+    struct buf name[TASK_NAMES];
+};
+
+static void distrust(struct ops *o, const struct doubt *d)
+{
+    for (unsigned i = 0; i < array_count(d->touched); i++) {
+        if (d->touched[i] != 0) {
+            itable_forget(o->c->itable, d->touched[i]);
+            fuseloop_invalidate_inode(o->loop, ops_node(o, d->touched[i]), -1, 0);
+        }
+    }
+    for (unsigned i = 0; i < TASK_NAMES; i++) {
+        if (d->dir[i] != 0) {
+            names_set_complete(o->names, d->dir[i], false);
+            names_drop(o->names, d->dir[i], buf_bytes(&d->name[i]));
+        }
+    }
+}
+
 static void doubt(struct task *t)
 {
-    const uint64_t touched[] = {t->ino, t->to_dir, t->victim};
-    for (unsigned i = 0; i < array_count(touched); i++) {
-        if (touched[i] != 0) {
-            itable_forget(t->o->c->itable, touched[i]);
-            fuseloop_invalidate_inode(t->o->loop, ops_node(t->o, touched[i]), -1, 0);
+    struct doubt *d = xcalloc(1, sizeof *d);
+    *d = (struct doubt){.seq = t->cmd.seq, .touched = {t->ino, t->to_dir, t->victim}};
+    for (unsigned i = 0; i < TASK_NAMES; i++) {
+        buf_init(&d->name[i]);
+        buf_add(&d->name[i], t->name[i].data, t->name[i].len);
+        d->dir[i] = t->dir[i];
+        t->dir[i] = 0;
+    }
+    list_init(&d->node);
+    list_add_tail(&t->o->doubts, &d->node);
+    distrust(t->o, d);
+}
+
+static void doubt_free(struct doubt *d)
+{
+    list_remove(&d->node);
+    for (unsigned i = 0; i < TASK_NAMES; i++) {
+        buf_release(&d->name[i]);
+    }
+    free(d);
+}
+
+void ops_late(struct ops *o, uint64_t seq)
+{
+    list_for_each_safe (node, follow, &o->doubts) {
+        struct doubt *d = list_entry(node, struct doubt, node);
+        if (d->seq != seq) {
+            continue;
         }
+        distrust(o, d);
+        for (unsigned i = 0; i < TASK_NAMES; i++) {
+            if (d->dir[i] != 0) {
+                names_change_end(o->names, d->dir[i]);
+            }
+        }
+        if (d->dir[0] != 0) {
+            (void)fuseloop_invalidate_names(o->loop);
+        }
+        doubt_free(d);
+        return;
+    }
+}
+
+void task_doubts_release(struct ops *o)
+{
+    while (!list_empty(&o->doubts)) {
+        doubt_free(list_first(&o->doubts, struct doubt, node));
     }
 }
 
@@ -249,10 +315,10 @@ static void command_over(struct task *t)
     if (rc == 0 && t->r->fatal) {
         tell_kernel(t);
     }
-    changes_end(t, rc == 0);
-    if (rc == ERR_DEADLINE) {
+    if (t->rc == ERR_DEADLINE) {
         doubt(t);
     }
+    changes_end(t, rc == 0);
     if (rc == 0 && t->local != NULL) {
         t->local(t);
     }

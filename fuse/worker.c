@@ -190,10 +190,20 @@ static void on_renewed(struct session *s, const Cfs__SessionRenewReply *reply, v
     }
 }
 
+static void on_late(struct session *s, uint64_t seq, void *ctx)
+{
+    (void)s;
+    struct worker *w = ctx;
+    if (w->client.ops) {
+        ops_late(w->client.ops, seq);
+    }
+}
+
 static const struct session_events SESSION_EVENTS = {.on_state = on_state,
                                                      .on_event = on_event,
                                                      .on_renew_fill = on_renew_fill,
-                                                     .on_renewed = on_renewed};
+                                                     .on_renewed = on_renewed,
+                                                     .on_late = on_late};
 
 /* --- the end -------------------------------------------------------------------------------------
  */

@@ -217,6 +217,7 @@ static void command_answered(struct pending *p)
 {
     struct session *s = p->session;
     int rc = p->call.rc;
+    const uint64_t seq = p->seq;
     struct bytes reply = p->call.reply;
     struct command *owner = p->owner != NULL ? disown(p, false) : NULL;
     if (rc != 0 && !p->empty) {
@@ -231,6 +232,8 @@ static void command_answered(struct pending *p)
     }
     if (owner != NULL) {
         tell_owner(owner, rc, reply);
+    } else if (s->events.on_late != NULL) {
+        s->events.on_late(s, seq, s->ctx);
     }
 }
 

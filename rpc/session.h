@@ -49,6 +49,9 @@ struct session_events {
     void (*on_renew_fill)(struct session *s, struct Cfs__SessionRenew *renew, void *ctx);
     /* After each renewal that was granted. */
     void (*on_renewed)(struct session *s, const struct Cfs__SessionRenewReply *reply, void *ctx);
+    /* A command that nobody waits for any more is answered or refused: whoever was told
+     * ERR_DEADLINE can look now. */
+    void (*on_late)(struct session *s, uint64_t seq, void *ctx);
 }; /* each may be NULL */
 struct session_options {
     const char *addresses; /* "host:port[,host:port...]" */

@@ -539,7 +539,7 @@ static void on_renewed(struct session *s, const struct Cfs__SessionRenewReply *m
     }
 }
 
-static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed};
+static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed, NULL};
 
 static void flag_done(void *ctx, int rc)
 {

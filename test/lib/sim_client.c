@@ -310,7 +310,7 @@ static void on_state(struct session *s, void *ctx)
     c->ended = c->ended || session_ended(s);
 }
 
-static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed};
+static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed, NULL};
 
 void sim_client_init(struct sim_client *c, struct net_sim *net, struct timers *timers,
                      struct prng *prng, struct sim_report *report, struct model *model,

@@ -393,6 +393,40 @@ START_TEST(listing_begun_beside_a_removal_does_not_bring_the_name_back)
 }
 END_TEST
 
+/* With -o deadline: who made the name was told EIO, and the server may make it at any time. */
+START_TEST(directory_of_a_command_given_up_is_not_known_before_its_answer)
+{
+    const uint64_t hash[] = {10, 20};
+    fuse_req_t q = request(412);
+    ops_mkdir(q, 50, "late", 0755);
+    struct command *cmd = w.command[--w.commands];
+    const uint64_t seq = cmd->seq;
+    cmd->rc = ERR_DEADLINE;
+    cmd->on_done(cmd);
+    ck_assert_int_eq(q->error, EIO);
+    free(q);
+    miss_until_listing();
+    answer_read(0, &listing_of(hash, 2, true)->reply.base); /* from before it is made */
+    q = request(413);
+    ops_lookup(q, 50, "late");
+    answer_read(-ENOENT, NULL);
+    ck_assert(q->answered && q->entry.entry_timeout <= 0.0);
+    free(q);
+    ck_assert(asked_for(false, 2, true));
+    ops_late(w.client.ops, seq + 1);
+    ck_assert(missed("late"));
+    ops_late(w.client.ops, seq);
+    ck_assert(missed("late"));
+    q = request(414);
+    ops_lookup(q, 50, "late");
+    answer_lookup(attr_of(300, S_IFDIR | 0755, 1));
+    ck_assert(q->entry.ino == 300 && q->entry.entry_timeout > 0.0);
+    free(q);
+    ck_assert(asked_for(false, 3, true));
+    ck_assert(!missed("nope"));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("ops_dir");
@@ -414,6 +448,7 @@ int main(void)
     tcase_add_test(c, listing_that_fails_leaves_the_lookups_asking);
     tcase_add_test(c, name_removed_beside_the_change_of_a_killed_caller_stays_away);
     tcase_add_test(c, listing_begun_beside_a_removal_does_not_bring_the_name_back);
+    tcase_add_test(c, directory_of_a_command_given_up_is_not_known_before_its_answer);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

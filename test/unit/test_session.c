@@ -39,7 +39,7 @@ struct rig {
     unsigned done, failed, states, shut, events, renewed;
     int rc;
     char text[256];
-    uint64_t last_done_seq;
+    uint64_t last_done_seq, late_seq;
 };
 
 static bool not_leader(struct request *r, void *ctx)
@@ -179,7 +179,12 @@ static void on_renewed(struct session *s, const struct Cfs__SessionRenewReply *m
     ck_assert_uint_eq(m->credit, 12345);
     ((struct rig *)ctx)->renewed++;
 }
-static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed};
+static void on_late(struct session *s, uint64_t seq, void *ctx)
+{
+    (void)s;
+    ((struct rig *)ctx)->late_seq = seq;
+}
+static const struct session_events EVENTS = {on_state, on_event, on_fill, on_renewed, on_late};
 
 static void serve_on(struct rig *g, unsigned i)
 {
@@ -638,9 +643,11 @@ START_TEST(deadline_ends_the_wait_but_keeps_the_number)
     ck_assert(a.done && r.done);
     ck_assert_int_eq(a.cmd.rc, ERR_DEADLINE);
     ck_assert_int_eq(r.read.rc, ERR_DEADLINE);
+    ck_assert_uint_eq(g->late_seq, 0);
     serve_on(g, 0);
     struct item *items = submit_many(g, 1);
     run(g, 1500);
+    ck_assert_uint_eq(g->late_seq, a.cmd.seq);
     ck_assert_uint_eq(g->done, 2);
     all_executed_once(g, 2);
     free(items);
