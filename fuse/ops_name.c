@@ -80,7 +80,7 @@ static void lookup_done(struct task *t, int rc, struct bytes body)
 }
 
 /* What is known: 0 when an answer was given. */
-static int lookup_known(struct task *t, const char *name)
+static int lookup_known(struct task *t)
 {
     struct ops *o = t->o;
     uint64_t ino = names_find(o->names, t->ino, t->name[0]);
@@ -89,7 +89,7 @@ static int lookup_known(struct task *t, const char *name)
         reply_entry(t, in);
         return 0;
     }
-    if (ino == 0 && name[0] != '.' && names_complete(o->names, t->ino)) {
+    if (ino == 0 && names_complete(o->names, t->ino)) {
         reply_absent(t);
         return 0;
     }
@@ -118,7 +118,7 @@ void ops_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     }
     bool dots = strcmp(name, "..") == 0;
     t->name[0] = BYTES(name, strlen(name));
-    if (!dots && lookup_known(t, name) == 0) {
+    if (!dots && lookup_known(t) == 0) {
         return;
     }
     Cfs__LookupRequest request = CFS__LOOKUP_REQUEST__INIT;

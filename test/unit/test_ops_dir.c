@@ -316,6 +316,7 @@ START_TEST(lookups_that_ask_make_the_directory_known_whole)
     answer_read(0, &listing_of(NULL, 0, true)->reply.base);
     ck_assert(!missed("nope"));
     ck_assert(!missed("n03"));
+    ck_assert(!missed(".gitignore"));
     ck_assert_uint_eq(found("n02"), 202);
 }
 END_TEST
