@@ -28,7 +28,8 @@ enum {
     WRITE_MAX = 96 << 10,
     READ_MAX = 96 << 10,
     FILE_BYTES = 96 << 10,
-    PATIENCE_MS = 300000
+    PATIENCE_MS = 300000,
+    WORKERS_MAX = 6
 };
 
 struct tap { /* over what one server sends */
@@ -43,6 +44,7 @@ static struct lies {
     struct cluster *cl;
     struct fake_worker *w;
     uint64_t ino[2];
+    unsigned seeks; /* that cannot be cancelled */
     uint8_t data[WRITE_MAX], got[READ_MAX];
 } l;
 
@@ -255,6 +257,7 @@ static void sought(void *ctx, int rc, uint64_t at)
 {
     struct asked *a = ctx;
     (void)at;
+    l.seeks--;
     a->done = true;
     a->rc = rc;
 }
@@ -266,6 +269,7 @@ static void do_seek(unsigned which, uint64_t offset, bool hole)
     static unsigned n;
     struct asked *a = &asked[n++ % array_count(asked)];
     *a = (struct asked){0};
+    l.seeks++;
     reader_seek(l.w->client.reader, inode_of(which), offset, hole, sought, a);
     CHECK(wait_for(a) || l.on);
 }
@@ -298,10 +302,24 @@ static void do_chunk(unsigned n)
     }
 }
 
+/* The worker dies, and the next one goes on with what is in the arena. It begins among honest
+ * servers, which is what test/lib/fake_cluster.c knows; what it repeats is answered later. */
+static void do_restart(void)
+{
+    struct arena *arena = l.w->client.arena;
+    const bool on = l.on;
+    if (l.cl->n_workers < WORKERS_MAX && l.seeks == 0) {
+        l.on = false;
+        worker_stop(l.w);
+        l.w = worker_start(l.cl, arena);
+        l.on = on;
+    }
+}
+
 static void do_session(unsigned n)
 {
     struct client *c = &l.w->client;
-    switch (n % 3) {
+    switch (n % 4) {
     case 0:
         tables_fetch(c->tables, NULL, NULL);
         cluster_run(l.cl, 10);
@@ -310,8 +328,11 @@ static void do_session(unsigned n)
         session_renew_soon(c->session);
         cluster_run(l.cl, 10);
         break;
+    case 2:
+        do_restart();
+        break;
     default:
-        cluster_run(l.cl, 1000u * (n / 3 % 8));
+        cluster_run(l.cl, 1000u * (n / 4 % 8));
         break;
     }
 }
@@ -486,6 +507,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     }
     const size_t script = data[0] % 64 < len - 1 ? data[0] % 64 : len - 1;
     memset(&l.tap, 0, sizeof l.tap);
+    l.seeks = 0;
     begin(fresh_arena());
     l.c = cursor_of(BYTES(data + 1 + script, len - 1 - script));
     l.on = data[0] / 64 % 2 == 1; /* also while ids are granted */
