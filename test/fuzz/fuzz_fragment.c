@@ -199,8 +199,10 @@ static void ask_put(bool changed)
 static void ask_sensibly(uint16_t method, bool changed)
 {
     struct buf body;
+    uint8_t room[PROTOFILL_DRAWN];
+    struct cursor drawn = protofill_draw(&p.c, room);
     buf_init(&body);
-    protofill_sense(messages_of(method).request, &SAY, &p.c, &body);
+    protofill_sense(messages_of(method).request, &SAY, &drawn, &body);
     ask(method, buf_bytes(&body), BYTES(NULL, 0), changed);
     buf_release(&body);
 }
@@ -227,7 +229,9 @@ static void serve_anything(struct request *r, void *ctx)
     buf_init(&honest);
     buf_init(&body);
     const unsigned how = cursor_u8(&p.answers);
-    protofill_sense(d, &SAY, &p.answers, &honest);
+    uint8_t room[PROTOFILL_DRAWN];
+    struct cursor drawn = protofill_draw(&p.answers, room);
+    protofill_sense(d, &SAY, &drawn, &honest);
     protofill(d, how % 2 == 0 ? buf_bytes(&honest) : BYTES(NULL, 0), &p.answers, &body);
     const int rc = how < 224 ? 0 : ERR_FIRST - (int)(how % 32);
     request_reply(r, rc, how < 192 ? buf_bytes(&honest) : buf_bytes(&body), NULL);

@@ -33,7 +33,7 @@ static struct play {
     struct sim_meta meta;
     struct transport *node;
     struct asker asker;
-    uint64_t session, seq;
+    uint64_t session, seq, id;
     uint8_t client[16];
 } p;
 
@@ -91,6 +91,7 @@ static uint64_t number(void *ctx, const char *field, struct cursor *c)
     }
     for (unsigned i = 0; i < array_count(NUMBERS); i++) {
         if (strcmp(field, NUMBERS[i].field) == 0) {
+            p.id = strcmp(field, "id") == 0 ? NUMBERS[i].values[n % 4] : p.id;
             return NUMBERS[i].values[n % 4];
         }
     }
@@ -114,7 +115,8 @@ static struct bytes text(void *ctx, const char *field, struct cursor *c)
         return BYTES(p.client, sizeof p.client);
     }
     if (strcmp(field, "server") == 0 || strcmp(field, "uuid") == 0) {
-        memset(sixteen, 1 + n % CHUNKS, sizeof sixteen);
+        /* Mostly that of the server whose number was said. */
+        memset(sixteen, n < 192 ? (int)p.id : (int)(1 + n % CHUNKS), sizeof sixteen);
         return BYTES(sixteen, sizeof sixteen);
     }
     if (strcmp(field, "address") == 0) {
@@ -151,9 +153,11 @@ static void ask_sensibly(unsigned method, bool changed)
     const struct protofill_words say = {.number = number, .text = text};
     const struct messages m = messages_of(method);
     struct buf body, other;
+    uint8_t room[PROTOFILL_DRAWN];
+    struct cursor drawn = protofill_draw(&p.c, room);
     buf_init(&body);
     buf_init(&other);
-    protofill_sense(m.request, &say, &p.c, &body);
+    protofill_sense(m.request, &say, &drawn, &body);
     if (changed) {
         protofill(m.request, buf_bytes(&body), &p.c, &other);
     }
@@ -180,11 +184,18 @@ static void run(uint64_t ms)
 
 static void step(void)
 {
+    static const uint16_t METHODS[] = {
+        METHOD_CHUNK_HEARTBEAT, METHOD_SESSION_RENEW,  METHOD_CHUNK_REGISTER, METHOD_SESSION_OPEN,
+        METHOD_SESSION_CLOSE,   METHOD_LOOKUP,         METHOD_GETATTR,        METHOD_READDIR,
+        METHOD_GETXATTR,        METHOD_LISTXATTR,      METHOD_EXTENTS,        METHOD_STATFS,
+        METHOD_GETLK,           METHOD_TABLES,         METHOD_STATUS,         METHOD_POLICY_GET,
+        METHOD_POLICY_SET,      METHOD_FILE_LAYOUT,    METHOD_COUNTERS,       METHOD_FRAGMENT_GET,
+        METHOD_CHUNK_HEARTBEAT, METHOD_CHUNK_HEARTBEAT};
     const unsigned what = cursor_u8(&p.c);
     if (what < 96) {
         ask_sensibly(METHOD_COMMAND, what % 4 == 0);
     } else if (what < 208) {
-        ask_sensibly(messages_method(cursor_u8(&p.c)), what % 2 == 0);
+        ask_sensibly(METHODS[cursor_u8(&p.c) % array_count(METHODS)], what % 2 == 0);
     } else if (what < 224) {
         ask_anything();
     } else if (what < 228) {

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/prng.h"
 
 /* A change is a path of fields, one byte a step, then what to do there. Everything is on the heap
  * as protobuf_c_message_unpack would have put it. */
@@ -343,6 +344,16 @@ static void make_sense(ProtobufCMessage *m, const struct protofill_words *say, s
         }
         sensible_value(f, member_of(m, f), say, c);
     }
+}
+
+struct cursor protofill_draw(struct cursor *c, uint8_t room[PROTOFILL_DRAWN])
+{
+    struct prng p;
+    prng_seed(&p, cursor_le16(c));
+    for (unsigned i = 0; i < PROTOFILL_DRAWN; i += 8) {
+        put_le64(room + i, prng_u64(&p));
+    }
+    return cursor_of(BYTES(room, PROTOFILL_DRAWN));
 }
 
 void protofill_sense(const ProtobufCMessageDescriptor *d, const struct protofill_words *say,

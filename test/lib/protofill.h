@@ -19,6 +19,9 @@ struct protofill_words {
     struct bytes (*text)(void *ctx, const char *field, struct cursor *c); /* borrowed at once */
     void *ctx;
 };
+/* Many bytes out of two: for messages that make sense, which would use up an input. */
+enum { PROTOFILL_DRAWN = 1024 };
+struct cursor protofill_draw(struct cursor *c, uint8_t room[PROTOFILL_DRAWN]);
 void protofill_sense(const ProtobufCMessageDescriptor *d, const struct protofill_words *say,
                      struct cursor *c, struct buf *out);
 
