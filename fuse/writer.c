@@ -593,6 +593,7 @@ struct writer *writer_new(struct client *c)
     prng_seed(&w->prng, prng_random_u64());
     w->credit = UINT64_MAX;
     w->stamp = 1;
+    w->flight_most = UINT64_MAX / 2; /* the first stripe brings it down to what the policy allows */
     w->tick.on_due = tick_due;
     w->soon.on_due = soon_pump;
     timers_arm(c->timers, &w->tick, c->timers->now_ms + TICK_MS);

@@ -28,8 +28,11 @@
  * is at most one per inode; who asks for a flush meanwhile waits for the next one. */
 enum {
     PAGE_BYTES = ARENA_PAGE_BYTES,
-    FLIGHT_FULL_STRIPES = 8, /* bytes under way, in full stripes */
+    FLIGHT_FULL_STRIPES = 8, /* most bytes under way, in full stripes */
     FLIGHT_STRIPES_MAX = 64,
+    FLIGHT_AWAITED = 2, /* full stripes more, 32 times as many small ones, that somebody waits for */
+    FLIGHT_SLOW_MS = 150,
+    FLIGHT_FAST_MS = 75,
     COMMITS_PER_INODE = 4,
     COMMIT_BATCH = 8, /* ready stripes that do not wait for the commit under way */
     PACK_PAGES = STRIPE_FRAGMENT_MAX / PAGE_BYTES, /* small runs packed into one stripe */
@@ -123,6 +126,7 @@ struct wstripe {
     uint8_t *parity; /* m * fragment_bytes */
     struct wput put[RS_N_MAX];
     unsigned n_puts, under_way;
+    uint64_t started_ms;
     int rc;
 };
 
@@ -180,6 +184,7 @@ struct writer {
     unsigned n_stripes;
     unsigned n_alive; /* also those that are ready, or in a commit */
     uint64_t flight_bytes;
+    uint64_t flight_most; /* bytes under way that nobody waits for */
     struct rs *rs[RS_K_MAX + 1][RS_M_MAX + 1];
     uint8_t *zero_page;
     uint8_t *parity_pool[2 * FLIGHT_FULL_STRIPES];
@@ -252,7 +257,7 @@ int plan_flush(struct winode *wi); /* negative: an error for the inode */
 
 /* writer_stripe.c */
 int target_choose(struct writer *w, bool small, struct target *out);
-bool stripes_may_start(const struct writer *w);
+bool stripes_may_start(const struct winode *wi);
 /* Takes the pages (idle) off into a stripe at `target` and sends it. */
 void stripe_start(struct winode *wi, const struct target *target, const uint32_t *pages,
                   unsigned n);

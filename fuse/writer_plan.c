@@ -51,7 +51,7 @@ void plan_stream(struct winode *wi)
     const unsigned full = w->client->policy.k * (unsigned)(STRIPE_FRAGMENT_MAX / PAGE_BYTES);
     while (wi->run_to >= wi->run_from + full) {
         struct target target;
-        if (!stripes_may_start(w) || target_choose(w, false, &target) != 0) {
+        if (!stripes_may_start(wi) || target_choose(w, false, &target) != 0) {
             want_later(wi);
             break;
         }
@@ -189,7 +189,6 @@ static int flush_next(struct winode *wi, struct batch *b)
 
 int plan_flush(struct winode *wi)
 {
-    struct writer *w = wi->w;
     int rc = 0;
     if (wi->plan_at >= wi->plan_n && !plan_make(wi)) {
         return 0;
@@ -197,7 +196,7 @@ int plan_flush(struct winode *wi)
     const size_t most = RS_K_MAX * (size_t)(STRIPE_FRAGMENT_MAX / PAGE_BYTES);
     struct batch b = {.page = xmalloc(most * sizeof *b.page), .at = xmalloc(most * sizeof *b.at)};
     while (rc == 0 && (wi->plan_at < wi->plan_n || plan_make(wi))) {
-        if (!stripes_may_start(w)) {
+        if (!stripes_may_start(wi)) {
             rc = -EAGAIN;
             break;
         }

@@ -184,10 +184,38 @@ static uint64_t take_id(struct writer *w, unsigned range)
 
 /* ---- memory ---- */
 
-bool stripes_may_start(const struct writer *w)
+/* What is under way stands in the servers' queues before a stripe that an fsync waits for. So what nobody waits for is
+ * bounded by the time that its stripes take: a disk that is busy or slow gets less of it at once. */
+static uint64_t full_stripe(const struct writer *w)
 {
-    const uint64_t most = (uint64_t)w->client->policy.k * STRIPE_FRAGMENT_MAX * FLIGHT_FULL_STRIPES;
-    return w->n_stripes < FLIGHT_STRIPES_MAX && w->flight_bytes < most && !w->ended;
+    return (uint64_t)w->client->policy.k * STRIPE_FRAGMENT_MAX;
+}
+
+bool stripes_may_start(const struct winode *wi)
+{
+    const struct writer *w = wi->w;
+    const bool awaited = !list_empty(&wi->waiters);
+    const uint64_t most = full_stripe(w) * FLIGHT_FULL_STRIPES;
+    if (awaited) {
+        return w->n_stripes < FLIGHT_STRIPES_MAX + 32 * FLIGHT_AWAITED &&
+               w->flight_bytes < most + full_stripe(w) * FLIGHT_AWAITED && !w->ended;
+    }
+    return w->n_stripes < FLIGHT_STRIPES_MAX && !w->ended && w->flight_bytes < most &&
+           w->flight_bytes < w->flight_most;
+}
+
+/* In proportion to what was sent: a whole window that was slow halves it, one that was fast makes it
+ * a quarter larger. */
+static void flight_learn(struct writer *w, const struct wstripe *s)
+{
+    const uint64_t took = w->client->timers->now_ms - s->started_ms;
+    const uint64_t least = full_stripe(w), most = least * FLIGHT_FULL_STRIPES;
+    if (took > FLIGHT_SLOW_MS) {
+        w->flight_most -= w->flight_most > s->length ? s->length / 2 : 0;
+    } else if (took < FLIGHT_FAST_MS) {
+        w->flight_most += s->length / 4;
+    }
+    w->flight_most = w->flight_most < least ? least : w->flight_most > most ? most : w->flight_most;
 }
 
 static bool pooled(const struct wstripe *s)
@@ -445,6 +473,7 @@ void stripe_start(struct winode *wi, const struct target *target, const uint32_t
         pages_take_off(wi, pages[i]);
     }
     s->id = take_id(w, target->range);
+    s->started_ms = w->client->timers->now_ms;
     struct sums sums;
     encode(s, &sums);
     wi->n_stripes++;
@@ -522,6 +551,7 @@ static void put_done(struct call *call)
         stripe_failed(s);
     } else {
         wi->failures = 0;
+        flight_learn(w, s);
         w->stripes_written++;
         parity_put(w, s);
         list_add_tail(&wi->ready, &s->node);

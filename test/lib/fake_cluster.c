@@ -49,7 +49,8 @@ static bool park(struct fake_chunk *c, struct request *r, uint64_t at_ms)
     p->request = r;
     p->at_ms = at_ms;
     list_add_tail(&c->silent_requests, &p->node);
-    if (at_ms != UINT64_MAX) {
+    if (at_ms != UINT64_MAX &&
+        (!timer_armed(&c->delay_timer) || at_ms < c->delay_timer.at_ms)) {
         timers_arm(&c->cluster->timers, &c->delay_timer, at_ms);
     }
     return true;
@@ -72,14 +73,8 @@ static int put_check(const Cfs__FragmentPut *m, const struct databuf *payload)
     return 0;
 }
 
-static void serve_put(struct request *r, void *ctx)
+static void take_put(struct fake_chunk *c, struct request *r)
 {
-    struct fake_chunk *c = ctx;
-    c->puts++;
-    if (c->silent) {
-        park(c, r, UINT64_MAX);
-        return;
-    }
     if (c->refuse_puts > 0) {
         c->refuse_puts -= c->refuse_puts != UINT32_MAX;
         request_reply(r, c->put_rc, BYTES(NULL, 0), NULL);
@@ -105,6 +100,23 @@ static void serve_put(struct request *r, void *ctx)
     }
     cfs__fragment_put__free_unpacked(m, NULL);
     request_reply(r, rc, BYTES(NULL, 0), NULL);
+}
+
+/* One after the other, as fast as the disk goes. */
+static void serve_put(struct request *r, void *ctx)
+{
+    struct fake_chunk *c = ctx;
+    const uint64_t now = c->cluster->timers.now_ms;
+    c->puts++;
+    if (c->silent) {
+        park(c, r, UINT64_MAX);
+    } else if (c->put_ms_per_mib > 0 && r->payload != NULL) {
+        const uint64_t begin = c->busy_until_ms > now ? c->busy_until_ms : now;
+        c->busy_until_ms = begin + 1 + r->payload->len * c->put_ms_per_mib / (1 << 20);
+        park(c, r, c->busy_until_ms);
+    } else {
+        take_put(c, r);
+    }
 }
 
 static void get_sent(void *ctx)
@@ -167,7 +179,11 @@ static void delay_due(struct timer *t)
         struct parked *p = list_entry(node, struct parked, node);
         if (p->at_ms <= c->cluster->timers.now_ms) {
             list_remove(&p->node);
-            answer_get(c, p->request);
+            if (p->request->method == METHOD_FRAGMENT_PUT) {
+                take_put(c, p->request);
+            } else {
+                answer_get(c, p->request);
+            }
             free(p);
         } else {
             next = p->at_ms < next ? p->at_ms : next;

@@ -28,6 +28,7 @@ struct fake_chunk {
     int put_rc;
     unsigned refuse_puts; /* so many next PUTs get put_rc; UINT32_MAX: all */
     uint64_t get_delay_ms;
+    uint64_t put_ms_per_mib, busy_until_ms; /* of a disk that takes one after the other; 0: at once */
     unsigned puts, gets;
 };
 

@@ -330,6 +330,34 @@ START_TEST(fragments_of_failed_stripes_become_garbage_when_nothing_is_under_way)
 }
 END_TEST
 
+/* Two files on slow disks: one is written all the time, of the other a block is synced now and then. */
+START_TEST(a_sync_does_not_wait_behind_all_that_is_being_flushed)
+{
+    struct cluster *cl = cluster_new(26);
+    struct rig g = {.cl = cl, .ino = cluster_create(cl, "busy")};
+    const uint64_t synced = cluster_create(cl, "synced");
+    uint64_t longest = 0;
+    uint8_t block[65536];
+    g.arena = cluster_arena_new(16 * PAGES, CACHE);
+    g.w = worker_start(cl, g.arena);
+    for (unsigned i = 0; i < CLUSTER_CHUNKS; i++) {
+        cl->chunk[i].put_ms_per_mib = 100;
+    }
+    for (unsigned i = 0; i < 12; i++) {
+        write_version(&g, (uint64_t)i * 16 * MIB, 16 * MIB, 1);
+        cluster_fill(block, 0, sizeof block, i);
+        ck_assert_int_eq(worker_write(g.w, synced, 0, block, sizeof block), 0);
+        const uint64_t before = cl->timers.now_ms;
+        ck_assert_int_eq(worker_flush(g.w, synced), 0);
+        const uint64_t took = cl->timers.now_ms - before;
+        longest = i >= 4 && took > longest ? took : longest; /* once it has learnt */
+    }
+    ck_assert_uint_lt(longest, 350);
+    check_version(&g, 0, 192 * MIB, 1);
+    rig_free(&g);
+}
+END_TEST
+
 START_TEST(a_silent_server_is_left_out_after_the_deadline)
 {
     struct rig g = rig_new(9);
@@ -799,6 +827,7 @@ int main(void)
     tcase_add_test(t, dirty_data_is_flushed_by_age);
     tcase_add_test(t, killed_servers_are_left_out_and_taken_in_again);
     tcase_add_test(t, fragments_of_failed_stripes_become_garbage_when_nothing_is_under_way);
+    tcase_add_test(t, a_sync_does_not_wait_behind_all_that_is_being_flushed);
     tcase_add_test(t, a_silent_server_is_left_out_after_the_deadline);
     tcase_add_test(t, with_fewer_than_m_plus_1_servers_writes_wait);
     tcase_add_test(t, a_full_pool_is_enospc_and_goes_on_when_there_is_room);
