@@ -78,6 +78,9 @@ bool request_check(const struct fuse_in_header *in, size_t room, bool setxattr_e
     if (in->len < sizeof *in || in->len > room) {
         return false;
     }
+    if (in->opcode == FUSE_NOTIFY_REPLY) {
+        return false; /* nobody asks for one, and it would never be answered */
+    }
     if (in->opcode >= sizeof SHAPES / sizeof SHAPES[0]) {
         return true; /* nobody knows it: it is answered ENOSYS unseen */
     }

@@ -76,6 +76,8 @@ START_TEST(a_length_beyond_the_record_or_below_a_header_is_refused)
     in->len = 960;
     in->opcode = 0xffffffff; /* nobody looks into it */
     ck_assert(request_check(in, 960, false));
+    in->opcode = FUSE_NOTIFY_REPLY; /* it would never be answered, and its record never be free */
+    ck_assert(!request_check(in, 960, false));
 }
 END_TEST
 
