@@ -168,6 +168,12 @@ static bool setxattr_ext(const struct arena_header *h)
     return h->init_bytes > 0 && (in->flags & FUSE_SETXATTR_EXT) != 0;
 }
 
+/* Those are done as soon as they are read, and never moved; nobody would ever answer them. */
+static bool has_no_answer(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT;
+}
+
 /* Whether the kernel and a worker can have made this record. Else its caller is answered, if there is one, and nothing is
  * done. */
 static bool is_sound(struct fuseloop *f, const struct fuse_in_header *in, size_t room, uint64_t seq,
@@ -202,8 +208,9 @@ static void take_over_smalls(struct fuseloop *f)
     for (uint32_t i = a->h->sizes.small; i-- > 0;) {
         struct arena_small *s = &a->small[i];
         const struct fuse_in_header *in = (const void *)s->request;
-        if (s->state != 0 && (requests_find(f, in->unique) || is_over(f, in, s->flags) ||
-                              !is_sound(f, in, ARENA_SMALL_REQUEST, s->seq, s->flags))) {
+        if (s->state != 0 &&
+            (requests_find(f, in->unique) || has_no_answer(in->opcode) ||
+             is_over(f, in, s->flags) || !is_sound(f, in, ARENA_SMALL_REQUEST, s->seq, s->flags))) {
             arena_publish32(&s->state, 0);
         }
         if (s->state == 0) {
