@@ -112,7 +112,7 @@ static bool page_good(const struct arena_page *r)
         return r->word >> 32 == ARENA_PAGE_CLEAN;
     }
     return from < to && to <= ARENA_PAGE_BYTES && r->ino != 0 && r->stamp < NUMBER_END &&
-           r->number < INT64_MAX / ARENA_PAGE_BYTES;
+           r->number <= INT64_MAX / ARENA_PAGE_BYTES;
 }
 
 static void sift_pages(struct sifting *s)

@@ -42,10 +42,10 @@ static bool too_long(fuse_req_t req, const char *name)
 
 /* ---- lookup ---- */
 
-static void reply_absent(struct task *t)
+static void reply_absent(struct task *t, bool sure)
 {
     struct fuse_entry_param e = {0};
-    e.entry_timeout = name_timeout(t);
+    e.entry_timeout = sure ? name_timeout(t) : 0.0;
     fuse_reply_entry(t->req, &e);
 }
 
@@ -63,8 +63,8 @@ static void remember_name(struct task *t, const struct inode *in)
 
 static void lookup_done(struct task *t, int rc, struct bytes body)
 {
-    if (is_absent(rc)) {
-        reply_absent(t);
+    if (is_absent(rc)) { /* unless it was made since the server looked */
+        reply_absent(t, names_unchanged(t->o->names, t->ino, t->mark));
         return;
     }
     Cfs__LookupReply *reply =
@@ -90,7 +90,7 @@ static int lookup_known(struct task *t)
         return 0;
     }
     if (ino == 0 && names_complete(o->names, t->ino)) {
-        reply_absent(t);
+        reply_absent(t, true);
         return 0;
     }
     return -ENODATA;

@@ -194,7 +194,7 @@ static uint64_t full_stripe(const struct writer *w)
 bool stripes_may_start(const struct winode *wi)
 {
     const struct writer *w = wi->w;
-    const bool awaited = !list_empty(&wi->waiters);
+    const bool awaited = !list_empty(&wi->waiters) || !list_empty(&w->all);
     const uint64_t most = full_stripe(w) * FLIGHT_FULL_STRIPES;
     if (awaited) {
         return w->n_stripes < FLIGHT_STRIPES_MAX + 32 * FLIGHT_AWAITED &&

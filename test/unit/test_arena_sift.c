@@ -94,6 +94,16 @@ START_TEST(a_page_that_nobody_wrote_is_dropped)
 }
 END_TEST
 
+START_TEST(the_last_page_that_a_file_can_have_stays)
+{
+    a.page[1].number = INT64_MAX / 4096;
+    ck_assert_int_eq(arena_sift(&a), 0);
+    ck_assert_uint_ne(a.page[1].word, 0);
+    a.page[1].number++;
+    ck_assert_int_eq(arena_sift(&a), 1);
+}
+END_TEST
+
 START_TEST(a_commit_that_nobody_wrote_is_dropped)
 {
     const struct arena_commit good = a.commit[1];
@@ -129,6 +139,7 @@ int main(void)
     tcase_add_test(t, an_inode_that_nobody_wrote_is_dropped);
     tcase_add_test(t, of_two_records_of_an_inode_one_is_dropped);
     tcase_add_test(t, a_page_that_nobody_wrote_is_dropped);
+    tcase_add_test(t, the_last_page_that_a_file_can_have_stays);
     tcase_add_test(t, a_commit_that_nobody_wrote_is_dropped);
     tcase_add_test(t, a_session_without_a_next_number_is_refused);
     return suite_run("arena_sift", t);

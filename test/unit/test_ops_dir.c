@@ -343,6 +343,24 @@ START_TEST(name_made_beside_the_listing_stays_and_one_removed_stays_away)
 }
 END_TEST
 
+/* Only beside a caller that was killed: else the kernel does one after the other. */
+START_TEST(absence_is_not_kept_when_the_directory_has_changed_since)
+{
+    fuse_req_t q = request(404);
+    ops_lookup(q, 50, "nope");
+    changed(50);
+    answer_read(-ENOENT, NULL);
+    ck_assert(q->answered && q->entry.ino == 0);
+    ck_assert(q->entry.entry_timeout <= 0.0);
+    free(q);
+    q = request(405);
+    ops_lookup(q, 50, "nope");
+    answer_read(-ENOENT, NULL);
+    ck_assert(q->entry.entry_timeout > 1.0);
+    free(q);
+}
+END_TEST
+
 START_TEST(listing_that_fails_leaves_the_lookups_asking)
 {
     miss_until_listing();
@@ -450,6 +468,7 @@ int main(void)
     tcase_add_test(c, name_removed_beside_the_change_of_a_killed_caller_stays_away);
     tcase_add_test(c, listing_begun_beside_a_removal_does_not_bring_the_name_back);
     tcase_add_test(c, directory_of_a_command_given_up_is_not_known_before_its_answer);
+    tcase_add_test(c, absence_is_not_kept_when_the_directory_has_changed_since);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
