@@ -548,7 +548,7 @@ static void tick_due(struct timer *timer)
     }
     writer_deliver(w);
     if (!list_empty(&w->dirty) || !list_empty(&w->room) || !list_empty(&w->all) || w->n_dirty > 0 ||
-        w->retire || w->ids_lost) {
+        ((w->retire || w->ids_lost) && !w->ended)) { /* no ids come after the end */
         writer_tick_arm(w);
     }
 }
